@@ -1,0 +1,152 @@
+"""What a recipe can say: the typed fields with their defaults, and the rules between them.
+
+This is the one list of training options: the command line's flags, the YAML files and the Python API all set these
+fields. It holds no loading (that is `recipes.py`) and imports no torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, model_validator
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class DatasetSpec(_Strict):
+    """What to train on and how its images are prepared."""
+
+    name: str = Field("digits", description="A registered name (digits), a Hub id, an image folder or a parquet folder.")
+    config: str | None = Field(None, description="The Hub dataset's configuration (subset).")
+    split: str = Field("train", description="The split to read.")
+    revision: str | None = Field(None, description="The Hub dataset's revision.")
+    resolution: PositiveInt = Field(64, description="Height and width of the training images, pixels.")
+    channels: Literal[1, 3] | None = Field(None, description="1 grey, 3 RGB; inferred from the images when left out.")
+    image_column: str | None = Field(None, description="The column with the images; found when left out.")
+    class_column: str | None = Field(None, description="The column with the classes; found when left out.")
+    caption_column: str | None = Field(None, description="The column with the captions; found when left out.")
+    background: str = Field("white", description="Colour under transparent pixels: a name or #rrggbb.")
+    crop: Literal["center", "random"] = Field("center", description="Where the square is cut out.")
+    flip: bool = Field(False, description="Mirror half of the images, left to right.")
+    validation: FiniteFloat = Field(0.0, ge=0.0, lt=1.0, description="Fraction held out for the validation loss.")
+    limit: PositiveInt | None = Field(None, description="Use the first N images only.")
+    streaming: bool = Field(False, description="Stream a Hub dataset that fits on no disk.")
+    cache: Literal["auto", "memory", "disk"] = Field("auto", description="Decode once into memory, or read from disk.")
+    workers: NonNegativeInt = Field(2, description="Processes that decode, where images come from disk.")
+    on_error: Literal["error", "skip"] = Field("error", description="What to do with an image that cannot be read.")
+
+
+class ModelSpec(_Strict):
+    """The network."""
+
+    preset: str = Field("course28", description="A row of `diffkit.models.presets`.")
+    overrides: dict[str, Any] = Field(default_factory=dict, description="UNet2DModel arguments that replace the preset's.")
+    class_conditioning: Literal["none", "embedding", "concat"] = Field(
+        "none", description="embedding: added to the time embedding; concat: as channels of the input."
+    )
+    class_embed_dim: PositiveInt = Field(4, description="Channels of the class embedding (concat).")
+    attention: Literal["auto", "sdpa", "plain"] = Field("auto", description="Attention kernel; auto: by device and head.")
+    pretrained: str | None = Field(None, description="A Hub id or folder to start from (fine-tuning).")
+    revision: str | None = Field(None, description="Its revision.")
+    variant: str | None = Field(None, description="Its weight variant, for example fp16.")
+    freeze: list[str] = Field(default_factory=list, description="Parameter-name prefixes that stay as they are.")
+
+
+class NoiseSpec(_Strict):
+    """The forward process and what the network predicts."""
+
+    prediction: str = Field(
+        "epsilon", description="A training objective: epsilon, sample, v_prediction, flow, one_step or linear_mix."
+    )
+    schedule: str = Field("linear", description="A noise schedule, with its arguments: offset_cosine:0.95,0.02.")
+    timesteps: int = Field(1000, ge=2, description="T, the number of noise levels.")
+    snr_gamma: FiniteFloat | None = Field(None, gt=0, description="Min-SNR weighting's gamma (5 in the paper); none: off.")
+    sigma: FiniteFloat = Field(0.5, gt=0, description="one_step: the fixed noise level.")
+    clip_sample: bool = Field(True, description="Clip x0 estimates to [-1, 1] at sampling (pixel models).")
+    zero_terminal_snr: bool = Field(False, description="Rescale the schedule so that T holds no signal.")
+
+
+class TrainingSpec(_Strict):
+    """The optimization."""
+
+    steps: PositiveInt | None = Field(None, description="Optimizer updates; give this or epochs.")
+    epochs: PositiveInt | None = Field(None, description="Passes over the training part.")
+    batch_size: PositiveInt = Field(16, description="Images per process and micro-batch.")
+    gradient_accumulation: PositiveInt = Field(1, description="Micro-batches per update.")
+    lr: FiniteFloat = Field(1e-4, gt=0, description="Peak learning rate.")
+    lr_schedule: Literal["constant", "linear", "cosine", "exponential", "plateau"] = Field("cosine", description="Its shape.")
+    warmup_steps: NonNegativeInt = Field(500, description="Updates of linear warm-up.")
+    lr_gamma: FiniteFloat | None = Field(
+        None, gt=0, le=1, description="exponential: factor per epoch (default 0.1^(1/epochs)); plateau: factor (0.5)."
+    )
+    plateau_patience: NonNegativeInt = Field(5, description="plateau: validations without progress before the LR falls.")
+    betas: tuple[FiniteFloat, FiniteFloat] = Field((0.9, 0.999), description="AdamW's betas.")
+    weight_decay: FiniteFloat = Field(1e-2, ge=0, description="AdamW's weight decay.")
+    clip: FiniteFloat = Field(1.0, ge=0, description="Largest gradient norm; 0: no clipping.")
+    ema: bool = Field(True, description="Keep an exponential moving average of the weights.")
+    ema_decay: FiniteFloat = Field(0.9999, ge=0, lt=1, description="Its decay, reached after a warm-up (1+s)/(10+s).")
+    class_dropout: FiniteFloat = Field(0.1, ge=0, le=1, description="Probability of the null class (for guidance).")
+    mixed_precision: Literal["auto", "no", "fp16", "bf16"] = Field(
+        "auto", description="Autocast type; masters stay fp32. auto: the launcher's, else bf16 on a GPU that has it, else no."
+    )
+    gradient_checkpointing: bool = Field(False, description="Trade time for memory.")
+    compile: bool = Field(False, description="torch.compile the network.")
+    channels_last: bool | None = Field(None, description="Memory format; none: by device.")
+    seed: NonNegativeInt = Field(0, description="Fixes initial weights, data order, noise.")
+    log_every: PositiveInt = Field(10, description="Updates between readings of the loss.")
+    checkpoint_every: PositiveInt = Field(500, description="Updates between checkpoints.")
+    keep_checkpoints: int = Field(2, ge=2, description="Checkpoints kept.")
+    preview_every: NonNegativeInt = Field(500, description="Updates between previews; 0: only at the end.")
+    preview_images: PositiveInt = Field(16, description="Pictures of a preview.")
+    preview_steps: PositiveInt = Field(50, description="Sampling steps of a preview (DDIM).")
+    preview_guidance: FiniteFloat = Field(2.0, description="Guidance of class-conditional previews.")
+    validate_every: NonNegativeInt = Field(0, description="Updates between validations; 0: once an epoch.")
+
+
+class OutputSpec(_Strict):
+    """Where the result goes."""
+
+    dir: str | None = Field(None, description="The run's folder; runs/<recipe> when left out.")
+    report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list, description="Trackers.")
+    push_to_hub: bool = Field(False, description="Upload the result to the Hub.")
+    hub_id: str | None = Field(None, description="The repository to push to; the folder's name when left out.")
+    hub_private: bool = Field(True, description="Make a new repository private.")
+
+
+class Recipe(_Strict):
+    """A whole training run."""
+
+    name: str = Field("custom", description="What the run is called.")
+    description: str = Field("", description="One sentence.")
+    dataset: DatasetSpec = Field(default_factory=DatasetSpec)
+    model: ModelSpec = Field(default_factory=ModelSpec)
+    noise: NoiseSpec = Field(default_factory=NoiseSpec)
+    training: TrainingSpec = Field(default_factory=TrainingSpec)
+    output: OutputSpec = Field(default_factory=OutputSpec)
+
+    @model_validator(mode="after")
+    def _rules(self) -> Recipe:
+        if self.training.steps is not None and self.training.epochs is not None:
+            raise ValueError("training.steps and training.epochs are both set; give one of them")
+        if self.dataset.streaming and self.training.epochs is not None:
+            raise ValueError("training.epochs needs a dataset of known length; give training.steps when streaming")
+        if self.noise.zero_terminal_snr and self.noise.prediction == "epsilon":
+            raise ValueError(
+                "noise.zero_terminal_snr with prediction epsilon divides by zero at T; use v_prediction or sample"
+            )
+        if self.noise.snr_gamma is not None and self.noise.prediction not in ("epsilon", "sample", "v_prediction"):
+            raise ValueError("noise.snr_gamma holds for epsilon, sample and v_prediction only")
+        return self
+
+
+# Changing these does not change what a run computes, so a resume may.
+FREE_FIELDS = frozenset(
+    {
+        "description", "output.dir", "output.report_to", "output.push_to_hub", "output.hub_id", "output.hub_private",
+        "training.log_every", "training.checkpoint_every", "training.keep_checkpoints", "training.preview_every",
+        "training.preview_images", "training.preview_steps", "training.preview_guidance", "dataset.workers",
+        "dataset.cache",
+    }
+)  # fmt: skip
