@@ -6,7 +6,7 @@ fields. It holds no loading (that is `recipes.py`) and imports no torch.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, model_validator
 
@@ -15,10 +15,15 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
+_Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class DatasetSpec(_Strict):
     """What to train on and how its images are prepared."""
 
-    name: str = Field("digits", description="A registered name (digits), a Hub id, an image folder or a parquet folder.")
+    name: str = Field(
+        "digits", description="A registered name (digits), a Hub id, an image folder or a parquet folder."
+    )
     config: str | None = Field(None, description="The Hub dataset's configuration (subset).")
     split: str = Field("train", description="The split to read.")
     revision: str | None = Field(None, description="The Hub dataset's revision.")
@@ -42,12 +47,16 @@ class ModelSpec(_Strict):
     """The network."""
 
     preset: str = Field("course28", description="A row of `diffkit.models.presets`.")
-    overrides: dict[str, Any] = Field(default_factory=dict, description="UNet2DModel arguments that replace the preset's.")
+    overrides: dict[str, Any] = Field(
+        default_factory=dict, description="UNet2DModel arguments that replace the preset's."
+    )
     class_conditioning: Literal["none", "embedding", "concat"] = Field(
         "none", description="embedding: added to the time embedding; concat: as channels of the input."
     )
     class_embed_dim: PositiveInt = Field(4, description="Channels of the class embedding (concat).")
-    attention: Literal["auto", "sdpa", "plain"] = Field("auto", description="Attention kernel; auto: by device and head.")
+    attention: Literal["auto", "sdpa", "plain"] = Field(
+        "auto", description="Attention kernel; auto: by device and head."
+    )
     pretrained: str | None = Field(None, description="A Hub id or folder to start from (fine-tuning).")
     revision: str | None = Field(None, description="Its revision.")
     variant: str | None = Field(None, description="Its weight variant, for example fp16.")
@@ -62,7 +71,9 @@ class NoiseSpec(_Strict):
     )
     schedule: str = Field("linear", description="A noise schedule, with its arguments: offset_cosine:0.95,0.02.")
     timesteps: int = Field(1000, ge=2, description="T, the number of noise levels.")
-    snr_gamma: FiniteFloat | None = Field(None, gt=0, description="Min-SNR weighting's gamma (5 in the paper); none: off.")
+    snr_gamma: FiniteFloat | None = Field(
+        None, gt=0, description="Min-SNR weighting's gamma (5 in the paper); none: off."
+    )
     sigma: FiniteFloat = Field(0.5, gt=0, description="one_step: the fixed noise level.")
     clip_sample: bool = Field(True, description="Clip x0 estimates to [-1, 1] at sampling (pixel models).")
     zero_terminal_snr: bool = Field(False, description="Rescale the schedule so that T holds no signal.")
@@ -71,30 +82,35 @@ class NoiseSpec(_Strict):
 class TrainingSpec(_Strict):
     """The optimization."""
 
-    steps: PositiveInt | None = Field(None, description="Optimizer updates; give this or epochs.")
+    steps: PositiveInt | None = Field(None, description="Optimizer updates; give this or epochs (neither: one epoch).")
     epochs: PositiveInt | None = Field(None, description="Passes over the training part.")
     batch_size: PositiveInt = Field(16, description="Images per process and micro-batch.")
     gradient_accumulation: PositiveInt = Field(1, description="Micro-batches per update.")
     lr: FiniteFloat = Field(1e-4, gt=0, description="Peak learning rate.")
-    lr_schedule: Literal["constant", "linear", "cosine", "exponential", "plateau"] = Field("cosine", description="Its shape.")
+    lr_schedule: Literal["constant", "linear", "cosine", "exponential", "plateau"] = Field(
+        "cosine", description="Its shape."
+    )
     warmup_steps: NonNegativeInt = Field(500, description="Updates of linear warm-up.")
     lr_gamma: FiniteFloat | None = Field(
         None, gt=0, le=1, description="exponential: factor per epoch (default 0.1^(1/epochs)); plateau: factor (0.5)."
     )
-    plateau_patience: NonNegativeInt = Field(5, description="plateau: validations without progress before the LR falls.")
-    betas: tuple[FiniteFloat, FiniteFloat] = Field((0.9, 0.999), description="AdamW's betas.")
+    plateau_patience: NonNegativeInt = Field(
+        5, description="plateau: validations without progress before the LR falls."
+    )
+    betas: tuple[_Beta, _Beta] = Field((0.9, 0.999), description="AdamW's betas.")
     weight_decay: FiniteFloat = Field(1e-2, ge=0, description="AdamW's weight decay.")
     clip: FiniteFloat = Field(1.0, ge=0, description="Largest gradient norm; 0: no clipping.")
     ema: bool = Field(True, description="Keep an exponential moving average of the weights.")
     ema_decay: FiniteFloat = Field(0.9999, ge=0, lt=1, description="Its decay, reached after a warm-up (1+s)/(10+s).")
     class_dropout: FiniteFloat = Field(0.1, ge=0, le=1, description="Probability of the null class (for guidance).")
     mixed_precision: Literal["auto", "no", "fp16", "bf16"] = Field(
-        "auto", description="Autocast type; masters stay fp32. auto: the launcher's, else bf16 on a GPU that has it, else no."
+        "auto",
+        description="Autocast type; masters stay fp32. auto: the launcher's, else bf16 on a GPU that has it, else no.",
     )
     gradient_checkpointing: bool = Field(False, description="Trade time for memory.")
     compile: bool = Field(False, description="torch.compile the network.")
     channels_last: bool | None = Field(None, description="Memory format; none: by device.")
-    seed: NonNegativeInt = Field(0, description="Fixes initial weights, data order, noise.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Fixes initial weights, data order, noise.")
     log_every: PositiveInt = Field(10, description="Updates between readings of the loss.")
     checkpoint_every: PositiveInt = Field(500, description="Updates between checkpoints.")
     keep_checkpoints: int = Field(2, ge=2, description="Checkpoints kept.")
@@ -130,8 +146,12 @@ class Recipe(_Strict):
     def _rules(self) -> Recipe:
         if self.training.steps is not None and self.training.epochs is not None:
             raise ValueError("training.steps and training.epochs are both set; give one of them")
-        if self.dataset.streaming and self.training.epochs is not None:
-            raise ValueError("training.epochs needs a dataset of known length; give training.steps when streaming")
+        if self.dataset.streaming and self.training.steps is None:
+            raise ValueError("dataset.streaming knows no length, so epochs cannot be counted; give training.steps")
+        if self.training.lr_schedule == "plateau" and self.dataset.validation == 0:
+            raise ValueError(
+                "training.lr_schedule plateau watches the validation loss; set dataset.validation, say 0.05"
+            )
         if self.noise.zero_terminal_snr and self.noise.prediction == "epsilon":
             raise ValueError(
                 "noise.zero_terminal_snr with prediction epsilon divides by zero at T; use v_prediction or sample"

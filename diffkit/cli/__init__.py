@@ -7,12 +7,16 @@ command's body imports the task it runs.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from pkgutil import iter_modules
+from typing import NoReturn
 
 import typer
 
 from diffkit.cli import runner
+from diffkit.errors import UsageError
 
 app = typer.Typer(
     name="diffkit",
@@ -39,25 +43,40 @@ def _root(
     pass
 
 
-_HELPERS = {"runner", "options"}
 for _module in iter_modules(__path__):
-    if _module.name not in _HELPERS:
-        import_module(f"diffkit.cli.{_module.name}").register(app)
+    _register = getattr(import_module(f"diffkit.cli.{_module.name}"), "register", None)
+    if _register is not None:  # runner, options and other helpers have none
+        _register(app)
 
 
-def main() -> None:
-    """Run the command line and exit with the code of `diffkit.errors`."""
-    runner.SESSION.as_json = "--json" in sys.argv
-    runner.SESSION.debug = "--debug" in sys.argv
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit with the code of `diffkit.errors`.
+
+    Args:
+        argv: The arguments after the program's name; those of the process when left out.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    # Errors of the parsing itself come before a command has set these.
+    options = args[: args.index("--")] if "--" in args else args
+    runner.SESSION.as_json, runner.SESSION.debug = "--json" in options, "--debug" in options
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a file name need not be text in the terminal's encoding
+            stream.reconfigure(errors="backslashreplace")
     try:
-        code = app(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
+        code = app(args=args, prog_name="diffkit", standalone_mode=False)
     except (Exception, KeyboardInterrupt) as error:
-        if hasattr(error, "show") and hasattr(error, "exit_code"):  # typer's own usage errors
-            if runner.SESSION.as_json:
-                from diffkit.errors import UsageError
+        sys.exit(_failed(error))
+    sys.exit(code if isinstance(code, int) else 0)
 
-                sys.exit(runner.report(UsageError(error.format_message(), "See --help.")))  # type: ignore[union-attr]
-            error.show()  # type: ignore[union-attr]
-            sys.exit(error.exit_code)  # type: ignore[union-attr]
-        sys.exit(runner.report(error))
+
+def _failed(error: BaseException) -> int:
+    format_message = getattr(error, "format_message", None)
+    if format_message is None:
+        return runner.report(error)
+    # typer's own errors about the arguments; its classes are private, so they are known by what they can do
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError" and not runner.SESSION.as_json:
+        error.show()  # type: ignore[attr-defined]
+        return UsageError.exit_code
+    path = context.command_path if context is not None else "diffkit"
+    return runner.report(UsageError(" ".join(format_message().split()), f"`{path} --help` shows what there is."))

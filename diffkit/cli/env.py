@@ -18,7 +18,17 @@ def env() -> Output:
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
-    names = ["diffkit", "torch", "diffusers", "transformers", "accelerate", "datasets", "huggingface-hub", "typer", "pillow"]
+    names = [
+        "diffkit",
+        "torch",
+        "diffusers",
+        "transformers",
+        "accelerate",
+        "datasets",
+        "huggingface-hub",
+        "typer",
+        "pillow",
+    ]
     versions = {}
     for name in names:
         try:

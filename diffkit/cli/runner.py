@@ -6,21 +6,24 @@ A command's body takes its own options and returns an `Output`; it never prints.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import inspect
 import json
 import logging
+import math
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import typer
 
-from diffkit.errors import DiffkitError
+from diffkit.errors import DiffkitError, ModelError, ResourceError, Terminated, UsageError
 
 LOG = logging.getLogger("diffkit")
 
@@ -55,11 +58,17 @@ _COMMON: dict[str, Any] = {
 def command(app: typer.Typer, name: str | None = None, **options: Any) -> Callable[[Callable[..., Output]], Any]:
     """Register a command with the common options; its body returns an `Output`, and errors are raised, not printed."""
 
-    def decorate(body: Callable[..., Output]) -> Callable[..., None]:
+    def decorate(body: Callable[..., Output]) -> Callable[..., Output]:
         @functools.wraps(body)
         def wrapper(*args: Any, as_json: bool, quiet: bool, debug: bool, offline: bool, **kwargs: Any) -> None:
             begin(as_json=as_json, quiet=quiet, debug=debug, offline=offline)
-            show(body(*args, **kwargs))
+            # Libraries that print must not spoil the one object on stdout.
+            with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+                try:
+                    output = body(*args, **kwargs)
+                except KeyboardInterrupt as error:  # typer would leave without a word
+                    raise translate(error) from error
+            show(output)
 
         signature = inspect.signature(body, eval_str=True)
         extra = [
@@ -70,7 +79,7 @@ def command(app: typer.Typer, name: str | None = None, **options: Any) -> Callab
         wrapper.__signature__ = signature.replace(parameters=params, return_annotation=None)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {p.name: p.annotation for p in params}
         app.command(name, **options)(wrapper)
-        return body  # type: ignore[return-value]
+        return body
 
     return decorate
 
@@ -83,34 +92,58 @@ def begin(*, as_json: bool, quiet: bool, debug: bool, offline: bool) -> None:
         os.environ["HF_DATASETS_OFFLINE"] = "1"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    for handler in list(LOG.handlers):
-        LOG.removeHandler(handler)
+    if quiet or not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if quiet:
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    for old in list(LOG.handlers):
+        LOG.removeHandler(old)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Redacted("%(message)s"))
     LOG.addHandler(handler)
     LOG.propagate = False
     # Under a launcher every process runs this; the first one speaks for all, warnings excepted.
-    follower = os.environ.get("RANK", "0") not in ("", "0")
-    LOG.setLevel(logging.WARNING if quiet or follower else logging.DEBUG if debug else logging.INFO)
+    LOG.setLevel(logging.WARNING if quiet or _follower() else logging.DEBUG if debug else logging.INFO)
 
 
 def show(output: Output) -> None:
     """Print a result on stdout; the processes of a launcher other than the first stay silent."""
-    if os.environ.get("RANK", "0") not in ("", "0"):
+    if _follower():
         return
     if SESSION.as_json:
-        print(json.dumps(output.payload, default=str, ensure_ascii=False))
+        lines = [json.dumps(_finite(output.payload), default=str, ensure_ascii=False)]
     else:
-        for line in output.lines:
-            print(line)
+        lines = output.lines
+    try:
+        for line in lines:
+            sys.stdout.write(redact(line) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough; the interpreter's last flush must not complain either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _follower() -> bool:
+    return os.environ.get("RANK", "0") not in ("", "0")
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null stands for them."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def redact(text: str) -> str:
-    """Replace every access token found in the environment, and whatever looks like one, by `[token]`."""
+    """Replace every secret found in the environment, and whatever looks like one, by `[token]`."""
     for key, value in os.environ.items():
-        if re.search(r"TOKEN|API_KEY|SECRET|PASSWORD", key) and len(value) >= 6:
+        if len(value) >= 6 and re.search(r"(TOKENS?|KEY|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", key.upper()):
             text = text.replace(value, "[token]")
-    return re.sub(r"\bhf_[A-Za-z0-9]{16,}\b", "[token]", text)
+    text = re.sub(r"\bhf_[A-Za-z0-9]{16,}", "[token]", text)
+    text = re.sub(r"(?i)\b(bearer\s+)[\w.~+/-]{8,}=*", r"\1[token]", text)
+    return re.sub(r"(://)[^/\s:@]+:[^/\s@]+@", r"\1[token]@", text)
 
 
 class _Redacted(logging.Formatter):
@@ -118,25 +151,63 @@ class _Redacted(logging.Formatter):
         return redact(super().format(record))
 
 
+_HUB = {
+    "GatedRepoError": "Accept its licence on its page on the Hub, then `hf auth login`, or set HF_TOKEN.",
+    "RepositoryNotFoundError": "Check the name; a private repository needs `hf auth login` or HF_TOKEN.",
+    "RevisionNotFoundError": "Check --revision; the repository has no such branch, tag or commit.",
+    "LocalEntryNotFoundError": "Run `hf download REPOSITORY` while online, then the same command again.",
+    "OfflineModeIsEnabled": "Leave --offline out, or run `hf download REPOSITORY` while online.",
+    "EntryNotFoundError": "The repository has no such file; check that it holds a diffusers pipeline.",
+    "HfHubHTTPError": "Check the network and try again; --offline uses what is cached.",
+    # httpx and requests, which the Hub's client lets through on some paths
+    "ConnectError": "Check the network and try again; --offline uses what is cached.",
+    "TimeoutException": "Check the network and try again; --offline uses what is cached.",
+    "ConnectionError": "Check the network and try again; --offline uses what is cached.",
+}
+_NO_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|bad_alloc|CUBLAS_STATUS_ALLOC_FAILED|not enough memory", re.I
+)
+_NO_SPACE = re.compile(r"No space left on device|os error 28\b|Disk quota exceeded|os error 122\b", re.I)
+_BAD_PATH = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+
+
 def translate(error: BaseException) -> DiffkitError:
     """Turn any exception into the `DiffkitError` that names its exit code."""
-    from diffkit.errors import ModelError, ResourceError, Terminated
-
     if isinstance(error, DiffkitError):
         return error
-    if isinstance(error, KeyboardInterrupt):
+    kind = type(error).__name__
+    if isinstance(error, KeyboardInterrupt) or kind == "Abort":  # Abort: typer's, at a prompt
         return Terminated("stopped by Ctrl-C", 130)
-    kind, text = type(error).__name__, str(error).strip() or type(error).__name__
-    if "OutOfMemory" in kind or isinstance(error, MemoryError) or "can't allocate memory" in text:
-        return ResourceError(f"out of memory: {text.splitlines()[0]}", "Lower the batch size or the resolution.")
-    if getattr(error, "errno", None) == 28 or "No space left on device" in text:
-        return ResourceError(f"the disk is full: {text.splitlines()[0]}", "Free some space, then run the same command again.")
-    if kind in ("LocalEntryNotFoundError", "OfflineModeIsEnabled", "HfHubHTTPError", "GatedRepoError",
-                "RepositoryNotFoundError", "RevisionNotFoundError", "EntryNotFoundError"):  # fmt: skip
-        return ModelError(text.splitlines()[0], "Check the name and the network, or run `hf download` beforehand.")
-    bug = DiffkitError(f"{kind}: {text.splitlines()[0]}", "This is a bug in diffkit; run again with --debug and report it.")
-    bug.exit_code = 1
-    return bug
+    text = _one_line(error)
+    if isinstance(error, MemoryError) or "OutOfMemory" in kind or _NO_MEMORY.search(str(error)):
+        return ResourceError(
+            f"out of memory: {text}", "Lower the batch size or the resolution, or close other programs."
+        )
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _NO_SPACE.search(str(error)):
+        return ResourceError(f"the disk is full: {text}", "Free some space, then run the same command again.")
+    for cause in _chain(error):
+        for ancestor in type(cause).__mro__:
+            if ancestor.__name__ in _HUB and ancestor.__module__ != "builtins":
+                return ModelError(_one_line(cause), _HUB[ancestor.__name__])
+    if isinstance(error, ConnectionError):
+        return ModelError(text, _HUB["ConnectionError"])
+    if isinstance(error, OSError) and error.errno in _BAD_PATH and error.filename is not None:
+        return UsageError(f"cannot use {str(error.filename)!r}: {error.strerror}", "Give another path.")
+    return DiffkitError(f"{kind}: {text}", "This is a bug in diffkit; run again with --debug and report it.")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what caused it: transformers and diffusers wrap the Hub's errors in OSError."""
+    for _ in range(8):
+        if error is None:
+            return
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."
 
 
 def report(error: BaseException) -> int:
@@ -145,8 +216,9 @@ def report(error: BaseException) -> int:
         sys.stderr.write(redact("".join(traceback.format_exception(error))))
     known = translate(error)
     message, hint = redact(known.message), redact(known.hint)
-    if SESSION.as_json:
-        print(json.dumps({"error": {"code": known.exit_code, "message": message, "hint": hint}}, ensure_ascii=False))
+    if SESSION.as_json and not _follower():
+        error_object = {"error": {"code": known.exit_code, "message": message, "hint": hint}}
+        sys.stdout.write(json.dumps(error_object, ensure_ascii=False) + "\n")
     else:
         sys.stderr.write(f"error: {message}\n" + (f"  {hint}\n" if hint else ""))
     return known.exit_code

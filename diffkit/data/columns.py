@@ -1,0 +1,155 @@
+"""Which columns of a table hold the images, the classes and the captions: found by type and name, or named."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from diffkit.errors import DataError, did_you_mean
+
+LOG = logging.getLogger("diffkit.data")
+
+IMAGE_NAMES = ("image", "img", "images", "picture", "photo", "pixel_values", "png", "jpg", "jpeg", "webp", "bytes")
+CLASS_NAMES = ("label", "labels", "class", "classes", "fine_label", "category", "target", "class_name", "cls", "class_label")
+CAPTION_NAMES = ("caption", "text", "captions", "prompt", "description", "sentence", "title", "txt", "en_text")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that training reads; None where there is none."""
+
+    image: str
+    label: str | None
+    caption: str | None
+
+
+def find_columns(
+    kinds: Mapping[str, str],
+    *,
+    image: str | None = None,
+    label: str | None = None,
+    caption: str | None = None,
+    what: str = "the dataset",
+) -> Columns:
+    """Pick the columns of a table.
+
+    Args:
+        kinds: Column name -> "image", "class", "bytes", "text", "int" or "other".
+        image: The image column's name; found when None. Likewise `label` and `caption`, where "none" means not to
+            use any.
+        label: See `image`.
+        caption: See `image`.
+        what: What an error calls the table.
+
+    Raises:
+        DataError: A named column is not there, or there is no image column; the message lists the columns.
+    """
+    found = Columns(
+        image=_named(kinds, image, "image_column", what) or _image(kinds, what),
+        label=None if label == "none" else _named(kinds, label, "class_column", what) or _label(kinds),
+        caption=None if caption == "none" else _named(kinds, caption, "caption_column", what) or _by_name(kinds, CAPTION_NAMES, ("text", "texts")),
+    )
+    if label is None and found.label is not None and found.label == found.caption:
+        found = Columns(found.image, None, found.caption)
+    return found
+
+
+def _list(kinds: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} ({kind})" for name, kind in kinds.items()) or "none"
+
+
+def _named(kinds: Mapping[str, str], name: str | None, option: str, what: str) -> str | None:
+    if name is not None and name not in kinds:
+        hint = did_you_mean(name, kinds) if kinds else ""
+        raise DataError(f"{option} {name!r} is not in {what}; its columns: {_list(kinds)}", hint)
+    return name
+
+
+def _by_name(kinds: Mapping[str, str], names: Sequence[str], allowed: Sequence[str]) -> str | None:
+    lower = {name.lower(): name for name in reversed(list(kinds))}
+    return next((lower[n] for n in names if n in lower and kinds[lower[n]] in allowed), None)
+
+
+def _image(kinds: Mapping[str, str], what: str) -> str:
+    images = [name for name, kind in kinds.items() if kind == "image"]
+    name = _by_name(kinds, IMAGE_NAMES, ("image",)) or (images[0] if images else None)
+    name = name or _by_name(kinds, IMAGE_NAMES, ("bytes",)) or next((n for n, k in kinds.items() if k == "bytes"), None)
+    if name is None:
+        raise DataError(
+            f"no image column in {what}; its columns: {_list(kinds)}", "Name the column: --set dataset.image_column=NAME."
+        )
+    if len(images) > 1:
+        LOG.info("%s has several image columns (%s); %r is used", what, ", ".join(images), name)
+    return name
+
+
+def _label(kinds: Mapping[str, str]) -> str | None:
+    classes = [name for name, kind in kinds.items() if kind == "class"]
+    best = _by_name(kinds, CLASS_NAMES, ("class",)) or (classes[0] if classes else None)
+    return best or _by_name(kinds, CLASS_NAMES, ("int", "text"))
+
+
+def feature_kinds(features: Mapping[str, Any]) -> dict[str, str]:
+    """Describe the features of a `datasets` table for `find_columns`."""
+    return {name: _kind(feature) for name, feature in features.items()}
+
+
+def _kind(feature: Any) -> str:
+    name, dtype = type(feature).__name__, str(getattr(feature, "dtype", ""))
+    if name == "Image":
+        return "image"
+    if name == "ClassLabel":
+        return "class"
+    if isinstance(feature, dict):
+        return "bytes" if "bytes" in feature else "other"
+    if name in ("List", "Sequence", "LargeList", "list"):
+        inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+        return "texts" if _kind(inner) == "text" else "other"
+    if "binary" in dtype:
+        return "bytes"
+    if "string" in dtype:
+        return "text"
+    return "int" if dtype.startswith(("int", "uint", "bool")) else "other"
+
+
+def encode_classes(
+    values: Sequence[Any], names: Sequence[str] | None, column: str, *, named: bool, what: str
+) -> tuple[np.ndarray[Any, np.dtype[np.int64]] | None, list[str] | None]:
+    """Turn a class column into numbers 0..K-1 and names.
+
+    Args:
+        values: One value per image: integers, or texts.
+        names: The names a ClassLabel feature gives to the integers, or None: the distinct values in order.
+        column: The column's name, for messages.
+        named: Whether the user named the column; one that was only found is left out, with a notice, where it does
+            not serve.
+        what: What an error calls the table.
+
+    Returns:
+        (labels (N,), names), or (None, None) where a found column does not serve.
+
+    Raises:
+        DataError: Images without a class in a column that the user named.
+    """
+    missing = sum(v is None or (not isinstance(v, str) and v < 0) for v in values)
+    if missing:
+        text = f"{missing} of {len(values)} images have no class in column {column!r} of {what}"
+        if named:
+            raise DataError(text, "Choose another split or column, or --set dataset.class_column=none.")
+        LOG.info("%s; classes are not used", text)
+        return None, None
+    if names:
+        labels = np.asarray(values, dtype=np.int64)
+        if len(labels) and int(labels.max()) >= len(names):
+            raise DataError(f"class {int(labels.max())} in column {column!r} of {what}, which names {len(names)} classes")
+        return labels, list(names)
+    distinct = sorted(set(values))
+    if not named and len(distinct) > max(2, len(values) // 2):
+        LOG.info("column %r of %s has %d different values; not taken as classes", column, what, len(distinct))
+        return None, None
+    index = {value: k for k, value in enumerate(distinct)}
+    return np.asarray([index[v] for v in values], dtype=np.int64), [str(v) for v in distinct]

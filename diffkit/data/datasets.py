@@ -1,0 +1,231 @@
+"""Datasets by name: the registered rows, folders, parquet, Hub ids; and what is inferred from them before training.
+
+One row adds a dataset. Reading single images is in `sources.py`, batches in `loader.py`, the Hub in `hub.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from diffkit.data.sources import ArraySource, FolderSource, Source, TableSource
+from diffkit.errors import DataError, UsageError, did_you_mean
+from diffkit.images import is_grey, parse_color
+from diffkit.registry import Registry
+from diffkit.schema import DatasetSpec
+
+LOG = logging.getLogger("diffkit.data")
+
+PROBED = 32  # images looked at to tell grey from colour
+
+
+class Row(Protocol):
+    """A registered dataset."""
+
+    def open(self, spec: DatasetSpec) -> Any:
+        """Return a `Source`, or an `Examples` stream."""
+        ...
+
+
+DATASETS: Registry[Row] = Registry("dataset")
+
+
+@DATASETS.register("digits")
+@dataclass(frozen=True)
+class Digits:
+    """1,797 handwritten digits, 8x8 grey with labels, that scikit-learn carries (UCI, Alpaydin and Kaynak, CC BY 4.0)."""
+
+    def open(self, spec: DatasetSpec) -> Source:
+        """See `Row`."""
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        pixels = np.rint(digits.images * (255.0 / 16.0)).astype(np.uint8)  # the values are 0..16
+        return ArraySource("digits", pixels, digits.target.astype(np.int64), [str(name) for name in digits.target_names])
+
+
+@dataclass(frozen=True)
+class _OnHub:
+    """A short name for a Hub id."""
+
+    id: str
+
+    def open(self, spec: DatasetSpec) -> Any:
+        """See `Row`."""
+        return _open_hub(spec.model_copy(update={"name": self.id}))
+
+
+@DATASETS.register("mnist")
+@dataclass(frozen=True)
+class Mnist(_OnHub):
+    """70,000 handwritten digits, 28x28 grey."""
+
+    id: str = "ylecun/mnist"
+
+
+@DATASETS.register("fashion_mnist")
+@dataclass(frozen=True)
+class FashionMnist(_OnHub):
+    """70,000 pictures of clothes, 28x28 grey."""
+
+    id: str = "zalando-datasets/fashion_mnist"
+
+
+@DATASETS.register("butterflies")
+@dataclass(frozen=True)
+class Butterflies(_OnHub):
+    """1,000 photographs of butterflies."""
+
+    id: str = "huggan/smithsonian_butterflies_subset"
+
+
+class Dataset:
+    """An opened dataset, and what was found out about it.
+
+    Attributes:
+        name: As the recipe names it.
+        source: The images; None for a stream.
+        examples: The stream; None for a finite source.
+        channels: 1 or 3, inferred or given.
+        class_names: Names of the classes 0..K-1, or None.
+        has_captions: Whether there are captions.
+        length: Number of images (after `limit`), or None where a stream does not say.
+    """
+
+    def __init__(self, spec: DatasetSpec, opened: Any) -> None:
+        self.name = spec.name
+        self.source: Source | None = None if hasattr(opened, "blocks") else opened
+        self.examples = opened if hasattr(opened, "blocks") else None
+        self.class_names: list[str] | None = opened.class_names
+        self.has_captions: bool = opened.has_captions
+        if self.source is not None:
+            self.length: int | None = min(len(self.source), spec.limit or len(self.source))
+            if self.length == 0:
+                raise DataError(f"dataset {spec.name!r}, split {spec.split!r}, has no images", "Choose another split.")
+        else:
+            self.length = opened.length
+        self.channels: int = spec.channels or self._infer_channels(spec)
+
+    def _infer_channels(self, spec: DatasetSpec) -> int:
+        """3 where any image of an evenly spaced sample has colour, else 1."""
+        if self.source is None:
+            assert self.examples is not None
+            return 1 if all(is_grey(image) for image in self.examples.probe(PROBED)) else 3
+        assert self.length is not None
+        first_error: DataError | None = None
+        seen = 0
+        for index in np.unique(np.linspace(0, self.length - 1, PROBED).astype(int)).tolist():
+            try:
+                seen += 1
+                if not is_grey(self.source.read(index, draft=64)):
+                    return 3
+            except DataError as error:
+                seen -= 1
+                first_error = first_error or error
+                if spec.on_error == "error":
+                    raise broken(error, spec.name) from None
+        if seen == 0 and first_error is not None:
+            raise DataError(
+                f"dataset {spec.name!r}: none of the {PROBED} images looked at can be read; {first_error.message}",
+                f"Run `diffkit data check {spec.name}`.",
+            )
+        return 1
+
+    def summary(self) -> str:
+        """One line for a person: size, colour, classes, captions."""
+        parts = [f"{self.length:,} images" if self.length is not None else "streamed images"]
+        parts.append("grey" if self.channels == 1 else "RGB")
+        if self.class_names:
+            shown = ", ".join(self.class_names[:5]) + (", ..." if len(self.class_names) > 5 else "")
+            parts.append(f"{len(self.class_names)} classes ({shown})")
+        if self.has_captions:
+            parts.append("captions")
+        return f"{self.name}: {', '.join(parts)}"
+
+
+def broken(error: DataError, name: str) -> DataError:
+    """The error that ends training at an unreadable image under the policy `error`."""
+    return DataError(
+        error.message, f"Run `diffkit data check {name}` to list all broken files, or --set dataset.on_error=skip."
+    )
+
+
+def open_dataset(spec: DatasetSpec, *, seed: int = 0) -> Dataset:
+    """Open the dataset that a recipe names and find out its channels, classes and captions.
+
+    `spec.name` is tried as a registered name, then as a folder (of images or parquet files) or a parquet file, then
+    as a Hub id.
+
+    Args:
+        spec: The recipe's dataset section.
+        seed: The run's seed; fixes the order in which a stream reads its shards.
+
+    Raises:
+        DataError: Nothing there, no images, a named column is missing, or an image cannot be read under
+            `on_error: error`.
+        ModelError: The Hub cannot be reached, or has no such dataset.
+        UsageError: The background is no colour; a stream that is to have a validation part.
+    """
+    parse_color(spec.background)
+    if spec.streaming and spec.validation:
+        raise UsageError(
+            f"dataset.validation = {spec.validation} with streaming: a stream has no part to hold out",
+            "Set dataset.validation=0, or read the dataset without streaming.",
+        )
+    return Dataset(spec, _opener(spec)(spec))
+
+
+def _opener(spec: DatasetSpec) -> Callable[[DatasetSpec], Any]:
+    name = spec.name
+    if name in DATASETS:
+        return DATASETS.parse(name).open
+    path = Path(name).expanduser()
+    try:
+        exists = path.exists()
+    except OSError as error:  # a name longer than the system allows
+        raise DataError(f"dataset {name[:80]!r}...: {error.strerror}") from None
+    if exists:
+        return lambda s: _open_path(path, s)
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
+        return _open_hub
+    if re.search(r"[/\\]|^[.~]", name):
+        raise DataError(f"dataset {name!r}: no such folder", "Check the path; a Hub id looks like owner/name.")
+    raise DataError(
+        f"unknown dataset {name!r}: not a registered name, not a folder, and not a Hub id (owner/name)",
+        did_you_mean(name, DATASETS),
+    )
+
+
+def _open_path(path: Path, spec: DatasetSpec) -> Any:
+    from diffkit.data.hub import load_parquet
+
+    if path.is_file():
+        if path.suffix != ".parquet":
+            raise DataError(f"dataset {spec.name!r} is a file", "Give a folder of images, or a .parquet file.")
+        return _from_table(load_parquet(path, [path], spec), spec)
+    files = sorted(p for p in path.rglob("*.parquet") if not p.name.startswith("."))
+    if files:
+        return _from_table(load_parquet(path, files, spec), spec)
+    if spec.streaming:
+        LOG.info("%s is a local image folder: dataset.streaming makes no difference", path)
+    return FolderSource(path, spec)
+
+
+def _open_hub(spec: DatasetSpec) -> Any:
+    from diffkit.data.hub import load_hub
+
+    return _from_table(load_hub(spec), spec)
+
+
+def _from_table(table: Any, spec: DatasetSpec) -> Any:
+    if spec.streaming:
+        from diffkit.data.streaming import Examples
+
+        return Examples(table, spec)
+    return TableSource(table, spec, spec.name)

@@ -1,0 +1,47 @@
+"""Names of devices and number types, as options give them, turned into torch's."""
+
+from __future__ import annotations
+
+import torch
+
+from diffkit.errors import UsageError
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_LONG = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "half": "fp16"}
+
+
+def pick_device(name: str | torch.device = "auto") -> torch.device:
+    """Return the device called `name`; auto: CUDA, else Apple's MPS, else the CPU.
+
+    Raises:
+        UsageError: Not a device, or not one that this machine has.
+    """
+    if isinstance(name, torch.device):
+        return name
+    if name == "auto":
+        return torch.device(
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"--device {name!r} is not one of auto, cpu, cuda, cuda:N, mps") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices", "Use auto.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("--device mps: this machine has none", "Use auto.")
+    return device
+
+
+def pick_dtype(name: str | torch.dtype = "auto") -> torch.dtype:
+    """Return the number type of the weights; auto: fp32, for a pixel model is small and its pictures should not change.
+
+    Raises:
+        UsageError: Unknown name.
+    """
+    if isinstance(name, torch.dtype):
+        return name
+    name = _LONG.get(name, name)
+    if name != "auto" and name not in _DTYPES:
+        raise UsageError(f"--dtype {name!r} is not one of auto, {', '.join(_DTYPES)}")
+    return _DTYPES["fp32" if name == "auto" else name]

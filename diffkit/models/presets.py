@@ -1,0 +1,93 @@
+"""Network shapes by name, one row each; what a recipe's `model.preset` chooses.
+
+A row holds `UNet2DModel` arguments and nothing of the data: size, channels and classes are filled in by
+`build_network`; `overrides` replace single arguments of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from inspect import signature
+from typing import Any
+
+from diffkit.errors import UsageError, did_you_mean
+
+_D, _A, _U, _V = "DownBlock2D", "AttnDownBlock2D", "UpBlock2D", "AttnUpBlock2D"
+
+
+def _row(channels: tuple[int, ...], attention: str, layers: int, groups: int, **more: Any) -> dict[str, Any]:
+    """`attention` has one character per level, from the finest: "a" attends, "." does not."""
+    return {
+        "block_out_channels": channels,
+        "down_block_types": tuple(_A if mark == "a" else _D for mark in attention),
+        "up_block_types": tuple(_V if mark == "a" else _U for mark in reversed(attention)),
+        "layers_per_block": layers,
+        "norm_num_groups": groups,
+        **more,
+    }
+
+
+# Parameters are counted without classes, with one grey channel (from unet32 on: RGB).
+PRESETS: dict[str, dict[str, Any]] = {
+    # 18 thousand; for tests, any even size.
+    "tiny": _row((8, 8), ".a", 1, 4),
+    # 1.8 M; the embedded digits at 16 px, 16 -> 8 -> 4, attention at 4.
+    "digits16": _row((32, 64, 96), "..a", 1, 8),
+    # 1.7 M; the Hugging Face course's class-conditional MNIST net: 28 -> 14 -> 7, attention at 14 and 7.
+    "course28": _row((32, 64, 64), ".aa", 2, 32),
+    # 9.3 M; small colour images, 32 -> 16 -> 8 -> 4, attention at 16 and 8.
+    "unet32": _row((64, 128, 128, 128), ".aa.", 2, 32),
+    # 18.5 M; the Hugging Face course's butterflies net at 64 px, attention at 16 and 8.
+    "butterflies64": _row((64, 128, 128, 256), "..aa", 2, 32),
+    # 113.67 M; google/ddpm-celebahq-256, argument for argument: one head, attention at 16 px only.
+    "celebahq256": _row(
+        (128, 128, 256, 256, 512, 512),
+        "....a.",
+        2,
+        32,
+        downsample_padding=0,
+        flip_sin_to_cos=False,
+        freq_shift=1,
+        mid_block_scale_factor=1,
+        norm_eps=1e-6,
+        attention_head_dim=None,
+        act_fn="silu",
+    ),
+}
+
+# build_network sets these from the data and the conditioning; an override would contradict them.
+_RESERVED = frozenset({"sample_size", "in_channels", "out_channels", "num_class_embeds", "class_embed_type"})
+
+
+def unet_arguments(preset: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return a preset's `UNet2DModel` arguments with `overrides` in place.
+
+    Raises:
+        UsageError: Unknown preset; an override that is no argument of UNet2DModel, or that is set from the data.
+    """
+    if preset not in PRESETS:
+        raise UsageError(f"unknown model.preset {preset!r}", did_you_mean(preset, PRESETS))
+    from diffusers import UNet2DModel
+
+    allowed = set(signature(UNet2DModel.__init__).parameters) - {"self"} - _RESERVED
+    for key in overrides or {}:
+        if key in _RESERVED:
+            raise UsageError(
+                f"model.overrides.{key} is set from the dataset and the conditioning, and cannot be overridden",
+                "Use dataset.resolution, dataset.channels or model.class_conditioning.",
+            )
+        if key not in allowed:
+            raise UsageError(f"model.overrides.{key} is no argument of UNet2DModel", did_you_mean(key, allowed))
+    return {**PRESETS[preset], **(overrides or {})}
+
+
+def padded_size(preset_or_config: str | Mapping[str, Any], resolution: int) -> int:
+    """Return the smallest size >= `resolution` that the network can halve at every level.
+
+    Args:
+        preset_or_config: A preset's name, UNet2DModel arguments, or a UNet's config.
+        resolution: Height and width of the images, pixels.
+    """
+    config = PRESETS[preset_or_config] if isinstance(preset_or_config, str) else preset_or_config
+    unit = 2 ** (len(config["block_out_channels"]) - 1)
+    return -(-resolution // unit) * unit

@@ -1,0 +1,174 @@
+"""Starting from pretrained weights: any UNet2DModel pipeline, fitted to the channels, size and classes of new data.
+
+The source's noise schedule and prediction type are kept, because the weights mean nothing under others. What must
+change shape changes so that the network computes at first what it computed before: channels are folded or repeated, new
+classes begin as no class at all.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffkit.errors import ModelError, UsageError
+from diffkit.models.ddpm import DDPMNetwork
+from diffkit.models.hub import Repo, load_component, open_repo
+from diffkit.schema import Recipe
+
+LOG = logging.getLogger(__name__)
+_KEPT = ("prediction", "schedule", "timesteps", "zero_terminal_snr")
+_FLOW = "FlowMatchEulerDiscreteScheduler"
+
+
+def load_pretrained(recipe: Recipe, shape: tuple[int, int, int], num_classes: int) -> tuple[DDPMNetwork, Any, str]:
+    """Load the recipe's pretrained network and fit it to the data.
+
+    Args:
+        recipe: `model.pretrained` names the source.
+        shape: (C, H, W) of the training images.
+        num_classes: Classes of the target, 0 for none.
+
+    Returns:
+        The network, the scheduler to train and save with, and the name of the training objective.
+
+    Raises:
+        ModelError: The source cannot be read, or is no UNet2DModel.
+        UsageError: The recipe sets a noise field that the source fixes, or a size that the network cannot take.
+    """
+    from diffusers.models.unets.unet_2d import UNet2DModel
+
+    spec = recipe.model
+    repo = open_repo(str(spec.pretrained), revision=spec.revision)
+    part = repo.part("unet")
+    config = repo.json(f"{part}/config.json" if part else "config.json") or {}
+    kind = config.get("_class_name", "UNet2DModel")
+    if kind not in ("UNet2DModel", "UNetUnconditionalModel"):
+        raise ModelError(f"{repo.id} is a {kind}; finetune takes UNet2DModel networks", "Give a DDPM or DDIM pipeline.")
+    meta = repo.json("diffkit.json") or {}
+    scheduler, prediction = _scheduler(repo, meta, recipe)
+    unet = load_component(repo, UNet2DModel, part, variant=spec.variant, dtype=torch.float32)
+    table = _class_table(repo)
+    keep = table is not None and tuple(table.shape) == (num_classes + 1, spec.class_embed_dim)
+    unet = _fit(unet, repo.id, shape, num_classes, recipe, keep)
+    embedding = None
+    if spec.class_conditioning == "concat":
+        embedding = nn.Embedding(num_classes + 1, spec.class_embed_dim, _weight=table if keep else None)
+    network = DDPMNetwork(unet, embedding, spec.class_conditioning, num_classes)
+    LOG.info("starting from %s: %s, %d timesteps", repo.id, prediction, scheduler.config.num_train_timesteps)
+    return network, scheduler, prediction
+
+
+def _scheduler(repo: Repo, meta: dict[str, Any], recipe: Recipe) -> tuple[Any, str]:
+    """The source's scheduler as the one to train with, and its objective."""
+    from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+
+    config = repo.json("scheduler/scheduler_config.json") or repo.json("scheduler_config.json")
+    fixed = recipe.noise.model_fields_set.intersection(_KEPT)
+    if config is None:  # a bare UNet: the recipe says how it was trained
+        from diffkit.schedules import make_noise_scheduler
+
+        LOG.info("%s has no scheduler: taking the recipe's (%s)", repo.id, recipe.noise.schedule)
+        return make_noise_scheduler(recipe.noise), recipe.noise.prediction
+    flow = config.get("_class_name") == _FLOW
+    cls = FlowMatchEulerDiscreteScheduler if flow else DDPMScheduler
+    scheduler = cls.from_config(config)
+    prediction = str(meta.get("prediction") or ("flow" if flow else scheduler.config.prediction_type))
+    actual = {"prediction": prediction, "timesteps": scheduler.config.num_train_timesteps}
+    wrong = [
+        f"noise.{name}={getattr(recipe.noise, name)} (it has {actual.get(name, 'its own')})"
+        for name in sorted(fixed)
+        if name not in actual or getattr(recipe.noise, name) != actual[name]
+    ]
+    if wrong:
+        raise UsageError(
+            f"{repo.id} keeps its own noise schedule and prediction type; the recipe sets {', '.join(wrong)}",
+            "Leave these fields out, or train from scratch.",
+        )
+    return scheduler, prediction
+
+
+def _class_table(repo: Repo) -> Tensor | None:
+    """The class embedding of a source that has its classes as input channels."""
+    from safetensors.torch import load_file
+
+    path = repo.file("unet/class_embedding.safetensors") or repo.file("class_embedding.safetensors")
+    return None if path is None else next(iter(load_file(path).values()))
+
+
+def _fit(unet: Any, name: str, shape: tuple[int, int, int], num_classes: int, recipe: Recipe, keep: bool) -> Any:
+    """Rebuild the UNet with the new channels, size and classes, and put the old weights into it."""
+    from diffusers.models.unets.unet_2d import UNet2DModel
+
+    channels, size, conditioning = shape[0], shape[-1], recipe.model.class_conditioning
+    unit = 2 ** (len(unet.config.block_out_channels) - 1)
+    if size % unit:
+        raise UsageError(
+            f"{name} halves its images {unit.bit_length() - 1} times; dataset.resolution={size} is no multiple of "
+            f"{unit}",
+            f"Use {max(unit, round(size / unit) * unit)}.",
+        )
+    extra = recipe.model.class_embed_dim if conditioning == "concat" else 0
+    old_channels = unet.config.out_channels
+    if old_channels > unet.config.in_channels:
+        raise ModelError(f"{name} predicts its variance as well ({old_channels} channels); that is not fine-tuned here")
+    changes = {
+        "sample_size": size,
+        "in_channels": channels + extra,
+        "out_channels": channels,
+        "num_class_embeds": num_classes + 1 if conditioning == "embedding" else None,
+        "class_embed_type": None,
+    }
+    if old_channels != channels:
+        LOG.info("%s has %d channels, the data %d: its first and last layers are adapted", name, old_channels, channels)
+    if unet.config.sample_size != size:
+        LOG.info("%s was made for %s px; it goes on at %d px", name, unet.config.sample_size, size)
+    fitted = UNet2DModel.from_config({**unet.config, **changes})
+    weights = dict(unet.state_dict())
+    weights["conv_in.weight"] = fit_input(
+        weights["conv_in.weight"], old_channels, channels, extra, keep=keep and extra > 0
+    )
+    weights["conv_out.weight"] = fit_output(weights["conv_out.weight"], channels)
+    weights["conv_out.bias"] = fit_output(weights["conv_out.bias"], channels)
+    if conditioning == "embedding":
+        weights["class_embedding.weight"] = _fit_classes(
+            weights.get("class_embedding.weight"), fitted.class_embedding.weight.shape
+        )
+    elif (old := weights.pop("class_embedding.weight", None)) is not None:
+        # No class is from here on always the source's null class, which is a constant beside the time embedding.
+        weights["time_embedding.linear_2.bias"] = weights["time_embedding.linear_2.bias"] + old[-1]
+    fitted.load_state_dict(weights)
+    return fitted
+
+
+def fit_input(weight: Tensor, old: int, new: int, extra: int, *, keep: bool = False) -> Tensor:
+    """Adapt the first convolution (O, I, k, k) from `old` to `new` image channels, then add `extra` class channels.
+
+    These start at zero, or `keep` what the weight has for them. Three to one sums the channels, so that a grey image
+    gives what it gave as RGB; one to three shares them out, likewise.
+    """
+    image = weight[:, :old]
+    if old != new:
+        image = image.sum(1, keepdim=True) if new == 1 else image.mean(1, keepdim=True).repeat(1, new, 1, 1) / new
+    classes = weight[:, old:] if keep else torch.zeros(weight.shape[0], extra, *weight.shape[2:], dtype=weight.dtype)
+    return torch.cat([image, classes], dim=1)
+
+
+def fit_output(weight: Tensor, new: int) -> Tensor:
+    """Adapt the last convolution's weight or bias (O, ...) to `new` channels: the mean for grey, copies for RGB."""
+    if weight.shape[0] == new:
+        return weight
+    mean = weight.mean(0, keepdim=True)
+    return mean.repeat(new, *[1] * (weight.dim() - 1))
+
+
+def _fit_classes(old: Tensor | None, shape: torch.Size) -> Tensor:
+    """Class rows for the target: the source's if it has as many, else its null class in each, else zero (no class)."""
+    if old is not None and old.shape == shape:
+        return old
+    if old is None:
+        return torch.zeros(shape)
+    LOG.info("the source has %d classes, the target %d: the class embedding starts anew", len(old) - 1, shape[0] - 1)
+    return old[-1:].repeat(shape[0], 1)

@@ -1,0 +1,245 @@
+"""The training loop: a generator of updates, and nothing else.
+
+Logging, checkpoints, previews and progress live with the caller (`run.py`). The loop never reads a number back from the
+device: losses and the count of skipped updates stay there as tensors until the caller looks. All randomness is a
+function of position (`rng.py`), so a loop that starts at step k goes on as if it had never been stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffkit.errors import ResourceError
+from diffkit.models.ddpm import PixelCodec
+from diffkit.schema import Recipe
+from diffkit.training import rng
+from diffkit.training.ema import EMA
+from diffkit.training.objectives import Draw, Objective, drop_labels
+from diffkit.training.optim import Plateau, gradient_norm, learning_rate, step_unless
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainState:
+    """All that changes while a run trains, and so all that a checkpoint must hold.
+
+    Attributes:
+        network: The network itself.
+        wrapped: The network as Accelerate prepared it (the same object, or DDP/FSDP around it).
+        optimizer: AdamW, as Accelerate prepared it.
+        ema: The averaged weights, or None.
+        codec: Pads the images to the network's size where that is larger.
+        step: Optimizer updates done.
+        splits: Into how many parts a micro-batch is cut; doubled when memory runs out.
+        plateau: Reduce-on-plateau's state, or None.
+        loss_sum: Sum of the losses since they were last read, a device scalar.
+        loss_count: How many updates it sums.
+        skipped: Updates skipped for a gradient that was not finite, a device scalar.
+        streak: How many of them in a row, a device scalar.
+        data: The loader's own state (streaming sets only).
+    """
+
+    network: nn.Module
+    wrapped: nn.Module
+    optimizer: Any
+    ema: EMA | None
+    codec: PixelCodec
+    device: torch.device
+    step: int = 0
+    splits: int = 1
+    plateau: Plateau | None = None
+    loss_sum: Tensor = field(init=False)
+    loss_count: int = 0
+    skipped: Tensor = field(init=False)
+    streak: Tensor = field(init=False)
+    data: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.loss_sum = torch.zeros((), device=self.device)
+        self.skipped = torch.zeros((), device=self.device)
+        self.streak = torch.zeros((), device=self.device)
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """One optimizer update, just done.
+
+    Attributes:
+        step: Updates done, this one included.
+        total: Updates of the whole run.
+        epoch: Passes over the data, as a fraction; 0 where the length is not known.
+        lr: The learning rate that it used.
+        images: Images seen by all processes since the start of the run.
+    """
+
+    step: int
+    total: int
+    epoch: float
+    lr: float
+    images: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The arithmetic of a run: how many images an update sees, how many updates there are."""
+
+    images_per_update: int
+    steps_per_epoch: float
+    total: int
+
+    @staticmethod
+    def of(recipe: Recipe, length: int | None, world: int) -> Plan:
+        """Count updates for a training part of `length` images (None: unknown) and `world` processes."""
+        spec = recipe.training
+        images = spec.batch_size * spec.gradient_accumulation * world
+        per_epoch = (length or images) / images
+        if spec.steps is not None:
+            return Plan(images, per_epoch, spec.steps)
+        return Plan(images, per_epoch, math.ceil(per_epoch * (spec.epochs or 1)))
+
+
+def train(
+    state: TrainState, loader: Any, objective: Objective, recipe: Recipe, accelerator: Any, plan: Plan
+) -> Iterator[TrainStep]:
+    """Train from `state.step` to the plan's end, yielding after every optimizer update.
+
+    Args:
+        state: Mutated in place; save it between two steps and it resumes exactly.
+        loader: Its `stream(start, state)` gives this process's micro-batches from a position on.
+        objective: Corruption and loss.
+        recipe: The recipe; only its training section is read.
+        accelerator: Accelerate's, for backward, gradient exchange and autocast.
+        plan: How many updates.
+
+    Raises:
+        ResourceError: Memory runs out even for single images, or in a run of several processes.
+    """
+    spec = recipe.training
+    rank = accelerator.process_index
+    stream = loader.stream(state.step * spec.gradient_accumulation, state.data or None)
+    params = [p for p in state.wrapped.parameters() if p.requires_grad]
+    fallible = _has_dropout(state.network)
+    state.wrapped.train()
+    while state.step < plan.total:
+        factor = state.plateau.factor if state.plateau else 1.0
+        lr = learning_rate(spec, state.step, plan.total, plan.steps_per_epoch, factor)
+        for group in state.optimizer.param_groups:
+            group["lr"] = lr
+        batches = [next(stream) for _ in range(spec.gradient_accumulation)]
+        loss = _backward_or_split(state, batches, objective, recipe, accelerator, rank, fallible)
+        _apply(state, params, loss, spec.clip, accelerator)
+        state.data = loader.state()
+        state.step += 1
+        images = state.step * plan.images_per_update
+        yield TrainStep(state.step, plan.total, state.step / plan.steps_per_epoch, lr, images)
+
+
+def _has_dropout(network: nn.Module) -> bool:
+    return any(isinstance(m, nn.Dropout) and m.p > 0 for m in network.modules())
+
+
+def _backward_or_split(
+    state: TrainState, batches: Sequence[Any], objective: Objective, recipe: Recipe, accelerator: Any, rank: int,
+    seeded: bool,
+) -> Tensor:  # fmt: skip
+    """Accumulate the gradients of one update; where memory runs out, halve the micro-batch and replay the update."""
+    while True:
+        try:
+            return _backward(state, batches, objective, recipe, accelerator, rank, seeded)
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
+            smallest = state.splits >= recipe.training.batch_size
+            if smallest or accelerator.num_processes > 1:
+                raise ResourceError(
+                    f"out of memory at step {state.step} with micro-batches of "
+                    f"{max(1, recipe.training.batch_size // state.splits)}",
+                    "Lower training.batch_size (raise training.gradient_accumulation), or set "
+                    "training.gradient_checkpointing=true.",
+                ) from error
+        state.splits *= 2
+        state.optimizer.zero_grad(set_to_none=True)
+        if state.device.type == "cuda":
+            torch.cuda.empty_cache()
+        LOG.warning(
+            "out of memory at step %d: micro-batches are cut into %d parts from here on", state.step, state.splits
+        )
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _backward(
+    state: TrainState, batches: Sequence[Any], objective: Objective, recipe: Recipe, accelerator: Any, rank: int,
+    seeded: bool,
+) -> Tensor:  # fmt: skip
+    spec = recipe.training
+    total = torch.zeros((), device=state.device)
+    for micro, batch in enumerate(batches):
+        place = (spec.seed, "noise", state.step, micro, rank)
+        generator = rng.generator(state.device, *place)
+        images = state.codec.encode(batch.images)
+        draw = objective.draw(images, generator)
+        labels = batch.labels if getattr(state.network, "num_classes", 0) else None
+        if labels is not None:
+            labels = drop_labels(labels, state.network.null_class, spec.class_dropout, generator)  # type: ignore[arg-type]
+        if seeded:  # dropout layers draw from the global generator, so that is placed as well
+            torch.manual_seed(rng.derive_seed(*place, "dropout"))
+        parts = _parts(len(images), state.splits)
+        for part, (start, stop) in enumerate(parts):
+            last = micro == len(batches) - 1 and part == len(parts) - 1
+            sync = contextlib.nullcontext() if last else accelerator.no_sync(state.wrapped)
+            with sync:
+                total += _one_part(state, images, labels, draw, objective, accelerator, (start, stop), len(batches))
+    return total
+
+
+def _parts(count: int, splits: int) -> list[tuple[int, int]]:
+    size = -(-count // splits)
+    return [(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _one_part(
+    state: TrainState, images: Tensor, labels: Tensor | None, draw: Draw, objective: Objective, accelerator: Any,
+    rows: tuple[int, int], micro_batches: int,
+) -> Tensor:  # fmt: skip
+    start, stop = rows
+    some = None if labels is None else labels[start:stop]
+    losses = objective.loss(state.wrapped, images[start:stop], some, draw.rows(start, stop))
+    loss = losses.sum() / (len(images) * micro_batches)
+    accelerator.backward(loss)
+    return loss.detach()
+
+
+def _apply(state: TrainState, params: list[Any], loss: Tensor, clip: float, accelerator: Any) -> None:
+    """Take the optimizer step unless a gradient is not finite, average the weights, and count, all on the device."""
+    scaler = accelerator.scaler
+    if scaler is not None:
+        accelerator.unscale_gradients(state.optimizer)
+    norm = gradient_norm(params, clip)
+    if hasattr(norm, "full_tensor"):  # FSDP: every process holds a shard of the norm
+        norm = norm.full_tensor()
+    bad = (~torch.isfinite(norm)).float()
+    inner = getattr(state.optimizer, "optimizer", state.optimizer)
+    if scaler is not None:  # the scaler skips by itself and lowers its scale
+        scaler.step(inner)
+        scaler.update()
+    else:
+        step_unless(inner, bad)
+    inner.zero_grad(set_to_none=True)
+    if state.ema is not None:
+        state.ema.update(state.step)
+    state.loss_sum += torch.where(bad > 0, torch.zeros_like(loss), loss)
+    state.loss_count += 1
+    state.skipped += bad
+    state.streak = (state.streak + 1) * bad

@@ -1,0 +1,211 @@
+"""What a run leaves behind: previews while it trains, the pipeline, the loss curve and the model card at its end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffkit import recipes
+from diffkit.models.ddpm import DDPM, DDPMNetwork, save_network, save_pipeline
+from diffkit.models.meta import RunMeta
+from diffkit.schema import Recipe
+from diffkit.training import rng
+from diffkit.training.ema import EMA
+
+
+@contextlib.contextmanager
+def _as_model(network: DDPMNetwork, scheduler: Any, meta: RunMeta, recipe: Recipe) -> Iterator[DDPM]:
+    """Lend the network in training to a sampler: its flags and kernels are put back afterwards."""
+    flags = [(p, p.requires_grad) for p in network.parameters()]
+    device = next(network.parameters()).device
+    try:
+        yield DDPM(network, scheduler, meta, device=device, attention=recipe.model.attention)
+    finally:
+        for param, flag in flags:
+            param.requires_grad_(flag)
+        network.train()
+
+
+def previews(
+    network: DDPMNetwork, scheduler: Any, meta: RunMeta, recipe: Recipe, loader: Any, ema: EMA | None
+) -> dict[str, Any]:
+    """Draw the preview grids, from the same noise every time.
+
+    Returns:
+        PIL images by kind: "raw", and "ema" where there is an average. A one-step denoiser's columns are clean,
+        noisy and denoised.
+    """
+    kinds = {"raw": contextlib.nullcontext()}
+    if ema is not None:
+        kinds["ema"] = ema.applied()
+    grids = {}
+    for kind, weights in kinds.items():
+        with weights, _as_model(network, scheduler, meta, recipe) as model, torch.no_grad():
+            grids[kind] = _denoised(model, recipe, loader) if meta.prediction == "one_step" else _drawn(model, recipe)
+    return grids
+
+
+def _drawn(model: DDPM, recipe: Recipe) -> Any:
+    from diffkit.guidance import cfg
+    from diffkit.pictures import grid
+    from diffkit.sampling import denoise, generators
+    from diffkit.schedulers import default_sampler, make_sampler
+
+    spec = recipe.training
+    count = spec.preview_images
+    seeds = generators(range(count))
+    sampler = make_sampler(default_sampler(model.scheduler), model.scheduler)
+    sampler.set_timesteps(min(spec.preview_steps, model.scheduler.config.num_train_timesteps))
+    net: Any = model
+    cond = model.encode([None] * count)
+    if model.num_classes:
+        cond = model.encode([k % model.num_classes for k in range(count)])
+        net = cfg(model, model.uncond(count), spec.preview_guidance)
+    x = model.noise(seeds)
+    for step in denoise(net, x, sampler, cond, generators=seeds):
+        x = step.x
+    return grid(model.codec.decode(x))
+
+
+def _denoised(model: DDPM, recipe: Recipe, loader: Any) -> Any:
+    from diffkit.pictures import grid
+
+    batch = next(iter(loader.validation())) if recipe.dataset.validation else next(loader.stream(0))
+    clean = model.codec.encode(batch.images[: recipe.training.preview_images])
+    noise = torch.randn(clean.shape, generator=rng.generator("cpu", 0, "preview")).to(clean)
+    noisy = clean + recipe.noise.sigma * noise
+    labels = batch.labels[: len(clean)] if model.num_classes else None
+    out = model.network(noisy, torch.zeros(len(clean), dtype=torch.long, device=clean.device), labels).float()
+    rows = torch.stack([clean, noisy.clamp(-1, 1), out], dim=1).flatten(0, 1)
+    return grid(model.codec.decode(rows), columns=6)
+
+
+def draw_curve(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw the loss curve of `metrics.jsonl`."""
+    from diffkit.plots import loss_curve
+
+    loss_curve(rows, path)
+
+
+def write_pipeline(
+    folder: Path, network: DDPMNetwork, scheduler: Any, meta: RunMeta, ema: EMA | None, main: bool
+) -> None:
+    """Write the averaged weights as the pipeline and the raw ones as `unet_raw`, each folder replaced as a whole.
+
+    Sharded weights are gathered by every process; one writes.
+    """
+    whole = _gathered(network, main)
+    if ema is None:
+        if main:
+            _replace(folder, lambda place: save_pipeline(place, whole, scheduler, meta))
+        return
+    if main:
+        _replace(folder, lambda place: save_network(place / "unet_raw", whole))
+    with ema.applied():
+        averaged = _gathered(network, main)
+        if main:
+            _replace(folder, lambda place: save_pipeline(place, averaged, scheduler, meta))
+
+
+def _gathered(network: DDPMNetwork, main: bool) -> DDPMNetwork:
+    """The network itself, or a whole copy of a sharded one."""
+    if not any(hasattr(p, "full_tensor") for p in network.parameters()):
+        return network
+    import copy
+
+    weights = {k: v.full_tensor().cpu() if hasattr(v, "full_tensor") else v for k, v in network.state_dict().items()}
+    if not main:
+        return network
+    unet = type(network.unet).from_config(network.unet.config)
+    table = copy.deepcopy(network.class_embedding).to_empty(device="cpu") if network.class_embedding else None
+    whole = DDPMNetwork(unet, table, network.conditioning, network.num_classes)
+    whole.load_state_dict(weights)
+    return whole
+
+
+def _replace(folder: Path, write: Any) -> None:
+    """Write into a temporary folder, then move its entries into place one by one."""
+    place = folder / f".writing-{os.getpid()}"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    write(place)
+    for entry in sorted(place.iterdir()):
+        target = folder / entry.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        entry.replace(target)
+    place.rmdir()
+
+
+def model_card(recipe: Recipe, meta: RunMeta, summary: dict[str, Any], folder: Path) -> str:
+    """Return the model card: what was trained on what, the measured loss, a sample grid, how to use it, the recipe."""
+    grids = sorted((folder / "samples").glob("step-*-ema.png")) or sorted((folder / "samples").glob("step-*-raw.png"))
+    picture = f"![Samples after {summary['step']} updates](samples/{grids[-1].name})\n" if grids else ""
+    conditional = bool(meta.class_names)
+    losses = [f"training loss {summary['loss']:.5f}"] if summary["loss"] is not None else []
+    if summary.get("validation_loss") is not None:
+        losses.append(f"validation loss {summary['validation_loss']:.5f}")
+    base = f"base_model: {recipe.model.pretrained}\n" if _hub_like(recipe.model.pretrained) else ""
+    data = f"datasets:\n- {recipe.dataset.name}\n" if _hub_like(recipe.dataset.name) else ""
+    use = (
+        f"diffkit sample {folder.name} --class {meta.class_names[0]} --guidance 2 -n 16"
+        if conditional
+        else f"diffkit sample {folder.name} -n 16"
+    )
+    python = "" if conditional or meta.prediction in ("one_step", "linear_mix") else _STOCK
+    source = f" It goes on from `{recipe.model.pretrained}`." if recipe.model.pretrained else ""
+    classes = f"Classes: {', '.join(meta.class_names)}.\n\n" if conditional else ""
+    return f"""---
+library_name: diffusers
+tags:
+- diffkit
+- {"class-conditional" if conditional else "unconditional"}-image-generation
+- diffusion
+{base}{data}---
+
+# {folder.resolve().name}
+
+A diffusion model of {meta.resolution} px images, trained with diffkit on `{recipe.dataset.name}`.{source}
+It predicts {meta.prediction}; {summary["step"]} updates, {", ".join(losses) or "no loss recorded"}.
+
+{picture}
+{classes}## Use
+
+```
+{use}
+```
+{python}
+## Limits
+
+It draws what its dataset holds and nothing else; look at the dataset for its licence and its biases.
+
+## Recipe
+
+```yaml
+{recipes.dump_yaml(recipe).strip()}
+```
+"""
+
+
+_STOCK = """
+```python
+from diffusers import DDPMPipeline
+
+image = DDPMPipeline.from_pretrained("FOLDER_OR_ID")().images[0]
+```
+"""
+
+
+def _hub_like(name: str | None) -> bool:
+    return (
+        bool(name)
+        and str(name).count("/") == 1
+        and not str(name).startswith((".", "/", "~"))
+        and not Path(str(name)).exists()
+    )

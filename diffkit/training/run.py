@@ -1,0 +1,382 @@
+"""A whole run: data, network, resume, the loop with its logging, checkpoints and previews, and the result on disk.
+
+`fit` is what `diffkit train` and `diffkit finetune` call; it reports through the logger and a callback; it prints nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffkit import recipes
+from diffkit.errors import NumericalError, Terminated, UsageError
+from diffkit.models.attention import set_attention
+from diffkit.models.ddpm import DDPMNetwork, PixelCodec, build_network
+from diffkit.models.meta import RunMeta
+from diffkit.schedules import make_noise_scheduler
+from diffkit.schema import Recipe
+from diffkit.training import checkpoint, fast, publish, result, rng
+from diffkit.training import state as states
+from diffkit.training.ema import EMA
+from diffkit.training.lock import hold, prepare_folder
+from diffkit.training.loop import Plan, TrainState, TrainStep, train
+from diffkit.training.metrics import Metrics
+from diffkit.training.objectives import Objective, make_objective
+from diffkit.training.optim import Plateau, make_optimizer
+from diffkit.training.signals import Stop
+
+LOG = logging.getLogger(__name__)
+MAX_STREAK = 20  # updates in a row without a finite gradient, after which the run is given up
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the caller's progress display is told after each update; the numbers are those of the last reading."""
+
+    step: TrainStep
+    loss: float | None
+    images_per_second: float | None
+    eta_seconds: float | None
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def run_folder(recipe: Recipe) -> Path:
+    """Return the run's folder: the recipe's own, or runs/NAME."""
+    return Path(recipe.output.dir or f"runs/{recipe.name}")
+
+
+def fit(recipe: Recipe, *, force_resume: bool = False, on_progress: OnProgress | None = None) -> dict[str, Any]:
+    """Train a recipe to its end, or go on where an earlier run of the same command stopped.
+
+    Args:
+        recipe: What to do.
+        force_resume: Go on from a checkpoint that another recipe wrote.
+        on_progress: Called after every update on the main process.
+
+    Returns:
+        The keys of `--json` for training (see the README).
+
+    Raises:
+        UsageError: A wrong field, an output folder that cannot be written, or a checkpoint of another recipe.
+        DataError, ModelError: From the dataset and the pretrained weights.
+        BusyError: Another run holds the folder.
+        NumericalError: The gradients stopped being finite for good.
+        Terminated: SIGTERM or Ctrl-C came; a checkpoint was saved.
+    """
+    folder = run_folder(recipe)
+    prepare_folder(folder)
+    fast.keep_memory()
+    accelerator = _accelerator(recipe, folder)
+    lock = hold(folder) if accelerator.is_main_process else contextlib.nullcontext()
+    with lock, Stop() as stop:
+        run = Run(recipe, folder, accelerator, force_resume)
+        run.loop(stop, on_progress)
+        summary = run.finish()
+    if accelerator.num_processes > 1:
+        accelerator.wait_for_everyone()
+        torch.distributed.destroy_process_group()
+    return summary
+
+
+def _accelerator(recipe: Recipe, folder: Path) -> Any:
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    kwargs = DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)
+    return Accelerator(
+        mixed_precision=fast.mixed_precision(recipe.training.mixed_precision),
+        log_with=list(recipe.output.report_to) or None,
+        project_dir=str(folder),
+        kwargs_handlers=[kwargs],
+    )
+
+
+class Run:
+    """The parts of a run, built in the order in which they can fail: checkpoint, data, network."""
+
+    def __init__(self, recipe: Recipe, folder: Path, accelerator: Any, force_resume: bool) -> None:
+        from diffkit.data import Loader, open_dataset
+
+        self.recipe, self.folder, self.accelerator = recipe, folder, accelerator
+        self.main: bool = accelerator.is_main_process
+        root = folder / "checkpoints"
+        if self.main:
+            checkpoint.clean(root)
+        accelerator.wait_for_everyone()
+        found = checkpoint.newest(root)
+        if found and not force_resume:
+            self._same_recipe(found)
+        spec, world = recipe.training, accelerator.num_processes
+        self.dataset = open_dataset(recipe.dataset, seed=spec.seed)
+        self.loader = Loader(
+            self.dataset, recipe.dataset, batch_size=spec.batch_size, seed=spec.seed,
+            rank=accelerator.process_index, world=world, device=accelerator.device,
+        )  # fmt: skip
+        self.plan = Plan.of(recipe, self.loader.length, world)
+        self.network, self.scheduler, self.meta = self._network()
+        self.state = self._state()
+        self.objective: Objective = make_objective(
+            recipe.noise.model_copy(update={"prediction": self.meta.prediction}), self.scheduler, accelerator.device
+        )
+        self.resumed_from: str | None = None
+        if found:
+            self._facts_agree(found, force_resume)
+            states.restore(self.state, found, accelerator.scaler)
+            self.resumed_from = str(found.folder)
+            LOG.info("going on from step %d (%s)", self.state.step, found.folder.name)
+        self._open_outputs(found.step if found else 0)
+
+    def _same_recipe(self, found: checkpoint.Checkpoint) -> None:
+        different = recipes.differences(found.state["recipe"], self.recipe.model_dump(mode="json"))
+        world = self.accelerator.num_processes
+        if found.state["world"] != world:
+            different.append(f"processes: {found.state['world']} -> {world}")
+        if different:
+            raise UsageError(
+                f"{self.folder} holds a run of another recipe: {'; '.join(different)}",
+                "Give another folder with --out, or --force-resume to go on all the same.",
+            )
+
+    def _facts_agree(self, found: checkpoint.Checkpoint, force: bool) -> None:
+        if found.state["length"] != self.loader.length and not force:
+            raise UsageError(
+                f"{self.folder}: the dataset had {found.state['length']} training images, now {self.loader.length}",
+                "Give another folder with --out, or --force-resume to go on all the same.",
+            )
+
+    def _network(self) -> tuple[DDPMNetwork, Any, RunMeta]:
+        recipe = self.recipe
+        names = self._class_names()
+        shape = self.loader.shape
+        with torch.random.fork_rng(devices=[]):  # the initial weights are a function of the seed alone
+            torch.manual_seed(rng.derive_seed(recipe.training.seed, "weights"))
+            if recipe.model.pretrained:
+                from diffkit.training.finetune import load_pretrained
+
+                network, scheduler, prediction = load_pretrained(recipe, shape, len(names))
+            else:
+                network = build_network(recipe.model, shape=shape, num_classes=len(names))
+                scheduler, prediction = make_noise_scheduler(recipe.noise), recipe.noise.prediction
+        sigma = recipe.noise.sigma if prediction == "one_step" else None
+        meta = RunMeta(
+            prediction=prediction, conditioning=network.conditioning, class_names=names, resolution=shape[-1],
+            channels=shape[0], sigma=sigma, recipe=recipe.name,
+        )  # fmt: skip
+        return network, scheduler, meta
+
+    def _class_names(self) -> list[str]:
+        if self.recipe.model.class_conditioning == "none":
+            return []
+        if not self.dataset.class_names:
+            raise UsageError(
+                f"model.class_conditioning is {self.recipe.model.class_conditioning!r}, but the dataset "
+                f"{self.recipe.dataset.name} has no classes",
+                "Name the column with dataset.class_column, or put the images into one sub-folder per class.",
+            )
+        return list(self.dataset.class_names)
+
+    def _state(self) -> TrainState:
+        spec, accelerator, network = self.recipe.training, self.accelerator, self.network
+        for name, param in network.named_parameters():
+            if any(name.startswith((prefix, f"unet.{prefix}")) for prefix in self.recipe.model.freeze):
+                param.requires_grad_(False)
+        if spec.gradient_checkpointing:
+            network.unet.enable_gradient_checkpointing()
+        network.to(accelerator.device)
+        set_attention(network.unet, self.recipe.model.attention, accelerator.device)
+        called = fast.prepare_network(
+            network, accelerator.device, channels_last=spec.channels_last, compile_it=spec.compile
+        )
+        wrapped = accelerator.prepare(called)
+        optimizer = accelerator.prepare(make_optimizer(wrapped, spec, accelerator.device))
+        ema = EMA(network, spec.ema_decay) if spec.ema else None
+        codec = PixelCodec(self.loader.shape[-1], network.unet.config.sample_size)
+        state = TrainState(network, wrapped, optimizer, ema, codec, accelerator.device)
+        if spec.lr_schedule == "plateau":
+            state.plateau = Plateau(gamma=spec.lr_gamma or 0.5, patience=spec.plateau_patience)
+        return state
+
+    def _open_outputs(self, step: int) -> None:
+        if self.main:
+            (self.folder / "resolved.yaml").write_text(recipes.dump_yaml(self.recipe), encoding="utf-8")
+            (self.folder / "samples").mkdir(exist_ok=True)
+            self.metrics = Metrics(self.folder / "metrics.jsonl", step)
+        if self.recipe.output.report_to:
+            flat = {k: str(v) for part in ("dataset", "model", "noise", "training")
+                    for k, v in self.recipe.model_dump()[part].items()}  # fmt: skip
+            self.accelerator.init_trackers("diffkit", config=flat)
+
+    # ---------------------------------------------------------------- the loop
+
+    def loop(self, stop: Stop, on_progress: OnProgress | None) -> None:
+        """Train to the end, with logging, validation, previews and checkpoints at their intervals."""
+        spec, state = self.recipe.training, self.state
+        validate_every = spec.validate_every or max(1, round(self.plan.steps_per_epoch))
+        loss = speed = None
+        clock, read_at = time.monotonic(), state.step
+        for step in train(state, self.loader, self.objective, self.recipe, self.accelerator, self.plan):
+            done = step.step == self.plan.total
+            at = lambda every: done or step.step % every == 0  # noqa: B023, E731
+            if at(spec.log_every):
+                loss = self._log(step, time.monotonic() - clock, step.step - read_at)
+                speed = self.metrics.last("images_per_second") if self.main else None
+                clock, read_at = time.monotonic(), step.step
+            if self.recipe.dataset.validation and at(validate_every):
+                clock += self._timed(lambda: self._validate(step))  # noqa: B023
+            if (spec.preview_every and at(spec.preview_every)) or done:
+                clock += self._timed(lambda: self._preview(step.step))  # noqa: B023
+            ending = self._ending(stop, step)
+            if at(spec.checkpoint_every) or ending:
+                clock += self._timed(self.save)
+            if on_progress is not None and self.main:
+                left = (step.total - step.step) * self.plan.images_per_update
+                on_progress(Progress(step, loss, speed, left / speed if speed else None))
+            if ending and not done:
+                self._stop(ending)
+
+    @staticmethod
+    def _timed(work: Callable[[], Any]) -> float:
+        start = time.monotonic()
+        work()
+        return time.monotonic() - start
+
+    def _ending(self, stop: Stop, step: TrainStep) -> int:
+        """The exit code asked for; several processes agree on it at the logging intervals, where they meet anyway."""
+        if self.accelerator.num_processes == 1:
+            return stop.code
+        if step.step % self.recipe.training.log_every:
+            return 0
+        return int(self.accelerator.gather(torch.tensor([stop.code], device=self.accelerator.device)).max())
+
+    def _stop(self, code: int) -> None:
+        self.write_pipeline()
+        name = "SIGTERM" if code == 143 else "Ctrl-C"
+        raise Terminated(
+            f"stopped by {name} at step {self.state.step} of {self.plan.total}; a checkpoint is in {self.folder}",
+            code,
+            "Run the same command again to go on.",
+        )
+
+    def _log(self, step: TrainStep, seconds: float, updates: int) -> float | None:
+        """Read the loss back (the one host sync of the interval) and give up if no gradient is finite any more."""
+        state = self.state
+        numbers = torch.stack([state.loss_sum, state.skipped, state.streak])
+        if self.accelerator.num_processes > 1:
+            numbers = self.accelerator.reduce(numbers, "mean")
+        total, skipped, streak = numbers.tolist()
+        counted = state.loss_count
+        state.loss_sum.zero_()
+        state.loss_count = 0
+        if streak >= MAX_STREAK:
+            raise NumericalError(
+                f"no finite gradient in the last {int(streak)} updates, up to step {step.step}",
+                f"The last good checkpoint is kept in {self.folder / 'checkpoints'}. Lower training.lr, or use "
+                "training.mixed_precision=no.",
+            )
+        if not self.main:
+            return None
+        loss = total / counted if counted else None
+        row = {
+            "step": step.step, "epoch": round(step.epoch, 4), "loss": loss, "lr": step.lr, "images": step.images,
+            "images_per_second": round(updates * self.plan.images_per_update / max(seconds, 1e-9), 2),
+            "skipped_steps": int(skipped),
+        }  # fmt: skip
+        if state.splits > 1:
+            row["splits"] = state.splits
+        self.metrics.add(row)
+        self._track({"loss": loss, "lr": step.lr, "images_per_second": row["images_per_second"]}, step.step)
+        return loss
+
+    def _track(self, values: dict[str, Any], step: int) -> None:
+        if self.recipe.output.report_to:
+            self.accelerator.log({k: v for k, v in values.items() if v is not None}, step=step)
+
+    @torch.no_grad()
+    def _validate(self, step: TrainStep) -> None:
+        """The loss of the averaged weights on the held-out part, with the same noise every time."""
+        state, spec = self.state, self.recipe.training
+        total = torch.zeros(2, device=state.device)
+        with state.ema.applied() if state.ema else contextlib.nullcontext():
+            state.wrapped.eval()
+            for number, batch in enumerate(self.loader.validation()):
+                images = state.codec.encode(batch.images)
+                place = (spec.seed, "validation", number, self.accelerator.process_index)
+                draw = self.objective.draw(images, rng.generator(state.device, *place))
+                labels = batch.labels if self.network.num_classes else None
+                losses = self.objective.loss(state.wrapped, images, labels, draw)
+                total += torch.stack([losses.sum(), torch.tensor(float(len(losses)), device=state.device)])
+            state.wrapped.train()
+        if self.accelerator.num_processes > 1:
+            total = self.accelerator.reduce(total, "sum")
+        value = float(total[0] / total[1].clamp_min(1))
+        if state.plateau and state.plateau.observe(value):
+            LOG.info("step %d: validation loss on a plateau, learning rate times %.3g", step.step, state.plateau.factor)
+        if self.main:
+            self.metrics.add({"step": step.step, "epoch": round(step.epoch, 4), "validation_loss": value})
+            self._track({"validation_loss": value}, step.step)
+
+    def _preview(self, step: int) -> None:
+        if not (self.main or states.is_sharded(self.network)):
+            return
+        pictures = result.previews(self.network, self.scheduler, self.meta, self.recipe, self.loader, self.state.ema)
+        if self.main:
+            for kind, grid in pictures.items():
+                grid.save(self.folder / "samples" / f"step-{step:07d}-{kind}.png")
+            result.draw_curve(self.metrics.rows, self.folder / "loss.png")
+
+    def save(self) -> None:
+        """Commit a checkpoint (every process takes part, one writes)."""
+        tensors = states.collect(self.state)
+        if self.main:
+            facts = {
+                **states.summary(self.state, self.accelerator.scaler),
+                "recipe": self.recipe.model_dump(mode="json"),
+                "world": self.accelerator.num_processes,
+                "length": self.loader.length,
+            }
+            keep = self.recipe.training.keep_checkpoints
+            checkpoint.save(self.folder / "checkpoints", self.state.step, tensors, facts, keep=keep)
+        self.accelerator.wait_for_everyone()
+
+    # ---------------------------------------------------------------- the result
+
+    def write_pipeline(self) -> None:
+        """Write the averaged weights as a diffusers pipeline, and the raw ones beside them in `unet_raw`."""
+        result.write_pipeline(self.folder, self.network, self.scheduler, self.meta, self.state.ema, self.main)
+        self.accelerator.wait_for_everyone()
+
+    def finish(self) -> dict[str, Any]:
+        """Write the pipeline, the loss curve and the model card; push them if asked; return the summary."""
+        self.write_pipeline()
+        if self.recipe.output.report_to:
+            self.accelerator.end_training()
+        if not self.main:
+            return {}
+        newest = checkpoint.find(self.folder / "checkpoints")
+        summary = {
+            "output_dir": str(self.folder),
+            "step": self.state.step,
+            "epoch": round(self.state.step / self.plan.steps_per_epoch, 3),
+            "loss": self.metrics.last("loss"),
+            "validation_loss": self.metrics.last("validation_loss"),
+            "images_per_second": self.metrics.last("images_per_second"),
+            "checkpoint": str(newest[0]) if newest else None,
+            "resumed_from": self.resumed_from,
+            "skipped_steps": int(self.state.skipped),
+        }
+        result.draw_curve(self.metrics.rows, self.folder / "loss.png")
+        card = result.model_card(self.recipe, self.meta, summary, self.folder)
+        (self.folder / "README.md").write_text(card, encoding="utf-8")
+        if self.recipe.output.push_to_hub:
+            summary["pushed_to"] = publish.push(self.folder, self.recipe)
+        return json.loads(json.dumps(summary))
