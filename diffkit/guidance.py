@@ -5,6 +5,8 @@ They work on the batch axis, so that nested wrappers end in one network call per
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from diffkit.errors import UsageError
 from diffkit.types import Cond, Denoiser, Prediction
 
@@ -37,7 +39,7 @@ def cfg(
         raise UsageError(f"guidance from {start} to {stop} of the loop; needed: 0 <= start <= stop <= 1")
     always = start == 0.0 and stop == 1.0
 
-    def guided(x, t, cond):  # type: ignore[no-untyped-def]  # the protocol's signature
+    def guided(x: Tensor, t: Tensor, cond: Cond) -> Prediction:
         batch = x.shape[0]
         if scale == 1.0 or not (always or start <= 1.0 - float(t.max()) / levels <= stop):
             return net(x, t, cond)

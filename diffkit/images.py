@@ -7,6 +7,7 @@ metadata are in `pictures.py`; nothing here knows of datasets or models.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import warnings
@@ -30,13 +31,15 @@ MIN_SIDE = 4
 MAX_ASPECT = 8  # of what `shorter_side` keeps
 
 # Only raster formats whose decoders are part of Pillow: EPS, for one, would start another program.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "TGA", "ICO", "JPEG2000")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "TGA", "ICO", "JPEG2000")
 EXTENSIONS = (
     ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".avif", ".tga", ".jp2",
 )  # fmt: skip
 
-# The check of `_header` is stricter than the one Pillow warns of, and ends in an error.
+# The check of `_header` is stricter than the one Pillow warns of and ends in an error; damaged metadata says nothing
+# about the pixels. A filter for each call would not be safe among the threads that decode.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 def parse_color(color: str) -> tuple[int, int, int]:
@@ -85,14 +88,16 @@ def open_image(
                 image.draft(None, (draft, draft))
             frames = getattr(image, "n_frames", 1)
             image.load()
-            upright = _upright(image)
-            result = _eight_bits(upright, fill)
+            _turn_upright(image)
+            result = _eight_bits(image, fill)
         except DataError as error:
             raise DataError(f"{label}: {error.message}", error.hint) from None
         except MemoryError:
             raise
         except Exception as error:  # a decoder that meets damaged bytes may raise anything
-            raise DataError(f"{label}: cannot be decoded: {_reason(error)}", "The file is damaged; replace it.") from None
+            raise DataError(
+                f"{label}: cannot be decoded: {_reason(error)}", "The file is damaged; replace it."
+            ) from None
         if frames > 1 and notices and image.format not in ("MPO", "ICO"):
             LOG.info("%s has %d frames; the first one is used", label, frames)
     return result
@@ -129,7 +134,7 @@ def _header(source: str | os.PathLike[str] | IO[bytes] | bytes, label: str) -> I
             raise DataError(f"{label}: the file is empty (0 bytes)", "Replace the file.")
         if size > MAX_BYTES:
             raise DataError(f"{label}: {size / 2**20:.0f} MiB; at most {MAX_BYTES // 2**20} MiB are read")
-        image = Image.open(source, formats=FORMATS)
+        image = Image.open(source, formats=_formats())
     except UnidentifiedImageError:
         raise DataError(f"{label}: not an image of a known format", f"Formats: {', '.join(FORMATS)}.") from None
     except Image.DecompressionBombError as error:
@@ -140,6 +145,13 @@ def _header(source: str | os.PathLike[str] | IO[bytes] | bytes, label: str) -> I
         raise DataError(f"{label}: cannot be read: {_reason(error)}", "Check the file.") from None
     _check_size(image, label)
     return image
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this build of Pillow reads."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _check_size(image: Image.Image, label: str) -> None:
@@ -159,14 +171,13 @@ def _reason(error: BaseException) -> str:
     return text.splitlines()[0][:200]
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _turn_upright(image: Image.Image) -> None:
     try:
-        return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
     except MemoryError:
         raise
     except Exception as error:  # damaged EXIF says nothing about the pixels
         LOG.debug("EXIF ignored: %s", _reason(error))
-        return image
 
 
 def _eight_bits(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
@@ -259,9 +270,9 @@ def with_channels(image: Image.Image, channels: int) -> Image.Image:
 
 
 def to_array(image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Image ("L" or "RGB") -> uint8 (C, H, W), contiguous."""
+    """Image ("L" or "RGB") -> uint8 (C, H, W), contiguous, a copy."""
     pixels = np.asarray(image, dtype=np.uint8)
-    return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+    return np.array(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), order="C")
 
 
 def to_float(pixels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The sampling loop, its starts, and one random generator per image.
+"""The sampling loop, its grid of timesteps, and one random generator per image.
 
 There is one loop, `denoise`, a generator: pictures, previews, progress bars and animations are made by whoever reads
 it. Guidance and views are wrapped around the network, constraints are applied after each step, and the integrator is
@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from inspect import signature
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
 from diffkit.errors import UsageError
-from diffkit.schedulers import set_grid
+from diffkit.schedulers import is_flow
 from diffkit.types import Cond, Denoiser, Prediction, Step
 
 # (x after the step, index of the step, its t, the next t or None after the last) -> x
@@ -33,6 +35,58 @@ def generators(seeds: Sequence[int]) -> list[torch.Generator]:
 def pure_noise(scheduler: Any, noise: Tensor) -> Tensor:
     """Scale N(0, I) noise to what the scheduler starts from; its grid must be set."""
     return noise * getattr(scheduler, "init_noise_sigma", 1.0)
+
+
+def set_grid(scheduler: Any, steps: int | None = None, timesteps: Sequence[int] | None = None) -> list[float]:
+    """Set the timesteps that a scheduler will visit, and return them.
+
+    Args:
+        scheduler: A diffusers scheduler.
+        steps: Number of steps, spread by the scheduler's spacing; or
+        timesteps: The grid itself: descending, each in 0..T-1 (1..T for a flow).
+
+    Raises:
+        UsageError: Too many steps, a grid that is not descending or out of range, or a scheduler that takes none.
+    """
+    levels = int(scheduler.config.num_train_timesteps)
+    if timesteps is not None:
+        _set_custom(scheduler, [int(t) for t in timesteps], levels)
+        return scheduler.timesteps.tolist()
+    if steps is None or not 1 <= steps <= levels:
+        raise UsageError(f"--steps {steps}: this model has {levels} timesteps", f"Give a number from 1 to {levels}.")
+    if steps == 1 and scheduler.config.get("timestep_spacing") in ("leading", "linspace"):
+        raise UsageError(
+            f"--steps 1: {scheduler.config.timestep_spacing} spacing would visit timestep 0 alone",
+            "Use --spacing trailing, or more steps.",
+        )
+    if type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler" and not scheduler.config.use_dynamic_shifting:
+        # Equal steps down to 0; the stock grid ends with a wasted one, from 1/T to 0.
+        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1.0 / steps, steps).tolist())
+    else:
+        scheduler.set_timesteps(steps)
+    if scheduler.timesteps.min() < 0:  # see GridDDIM.set_timesteps
+        raise UsageError(f"--steps {steps}: the trailing grid cannot be made with {steps} steps", f"Use {steps - 1}.")
+    return scheduler.timesteps.tolist()
+
+
+def _set_custom(scheduler: Any, grid: list[int], levels: int) -> None:
+    flow = is_flow(scheduler)
+    low, high = (1, levels) if flow else (0, levels - 1)
+    if not grid or any(a <= b for a, b in pairwise(grid)):
+        raise UsageError(f"--timesteps {grid} is not descending", "Give for example 999,750,500,250,0.")
+    if grid[0] > high or grid[-1] < low:
+        raise UsageError(f"--timesteps {grid}: this model's timesteps are {low}..{high}")
+    takes = signature(scheduler.set_timesteps).parameters
+    if flow and "sigmas" in takes:
+        shift = float(scheduler.config.get("shift", 1.0))
+        wanted = [t / levels for t in grid]
+        scheduler.set_timesteps(sigmas=[s / (shift - (shift - 1) * s) for s in wanted])
+    elif "timesteps" in takes:
+        scheduler.set_timesteps(timesteps=grid)
+    else:
+        raise UsageError(
+            f"--timesteps: {type(scheduler).__name__} has no custom grids", "Use ddpm, ddim, dpm++, euler or heun."
+        )
 
 
 @torch.no_grad()

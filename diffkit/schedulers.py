@@ -1,4 +1,4 @@
-"""Samplers by name: diffusers schedulers built from a model's own scheduler, with the arithmetic put right where needed.
+"""Samplers by name: diffusers schedulers built from a model's own, with the arithmetic put right where needed.
 
 Holds which sampler fits which model, and two thin subclasses: DDIM that is right on every grid, and a DDPM that can be
 told to add no noise. The loop is in `sampling.py`; noise schedules are in `schedules.py`.
@@ -14,7 +14,6 @@ from inspect import signature
 from typing import Any
 
 import diffusers
-import numpy as np
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Tensor
@@ -33,6 +32,8 @@ class GridDDIM(DDIMScheduler):
     N does not divide T. Source: Song et al., arXiv:2010.02502, eq. 12, with t-1 read as the next point.
     """
 
+    timesteps: Tensor
+
     def set_timesteps(
         self, num_inference_steps: int | None = None, device: Any = None, timesteps: Sequence[int] | None = None
     ) -> None:
@@ -47,7 +48,7 @@ class GridDDIM(DDIMScheduler):
         grid = self.timesteps.tolist()
         self._next = dict(zip(grid, [*grid[1:], -1], strict=True))
 
-    def step(  # type: ignore[override]
+    def step(
         self,
         model_output: Tensor,
         timestep: int | Tensor,
@@ -62,7 +63,9 @@ class GridDDIM(DDIMScheduler):
         t = int(timestep)
         steps = self.num_inference_steps
         # The stock step computes t - T // num_inference_steps; with this fraction that is the next point, exactly.
-        self.num_inference_steps = Fraction(self.config.num_train_timesteps, t - self._next[t])
+        self.num_inference_steps = Fraction(  # type: ignore[assignment]
+            self.config.num_train_timesteps, t - self._next[t]
+        )
         try:
             return super().step(
                 model_output, t, sample, eta, use_clipped_model_output, generator, variance_noise, return_dict
@@ -78,12 +81,13 @@ class GridDDPM(DDPMScheduler):
     """
 
     quiet = False
+    timesteps: Tensor
 
     def set_timesteps(
         self, num_inference_steps: int | None = None, device: Any = None, timesteps: Sequence[int] | None = None
     ) -> None:
         """As the stock method, without the timestep of -1 that its "trailing" grid can end with."""
-        super().set_timesteps(num_inference_steps, device=device, timesteps=timesteps)  # type: ignore[arg-type]
+        super().set_timesteps(num_inference_steps, device=device, timesteps=timesteps)
         self.timesteps = self.timesteps[self.timesteps >= 0]
 
     def _get_variance(self, t: Any, predicted_variance: Any = None, variance_type: Any = None) -> Tensor:
@@ -174,7 +178,7 @@ def canonical(name: str) -> str:
 
 def is_flow(scheduler: Any) -> bool:
     """Say whether a scheduler integrates a flow's velocity."""
-    return type(scheduler).__name__.startswith("FlowMatch") or "Flow" in type(scheduler).__mro__[1].__name__
+    return any(cls.__name__.startswith("FlowMatch") for cls in type(scheduler).__mro__)
 
 
 def default_sampler(base: Any) -> str:
@@ -200,9 +204,11 @@ def make_sampler(name: str | None, base: Any, *, spacing: str | None = None, **o
         raise UsageError(f"--spacing {spacing!r} is not one of {', '.join(SPACINGS)}")
     cls: Any = {"DDIMScheduler": GridDDIM, "DDPMScheduler": GridDDPM}.get(row.cls) or getattr(diffusers, row.cls)
     if row.flow != is_flow(base):
-        what = "a flow model, whose velocity" if is_flow(base) else "no flow model: its output"
+        kind = "flow" if is_flow(base) else "diffusion"
         fits = [n for n, r in SAMPLERS.items() if r.flow != row.flow]
-        raise UsageError(f"--scheduler {key}: this is {what} it cannot integrate", f"Choose one of: {', '.join(fits)}.")
+        raise UsageError(
+            f"--scheduler {key} does not fit: this is a {kind} model", f"Choose one of: {', '.join(fits)}."
+        )
     takes = signature(cls.__init__).parameters
     if row.flow:
         if spacing is not None:
@@ -234,7 +240,9 @@ def _check_arithmetic(key: str, row: Sampler, base: Any, spacing: str | None, ta
             "Use a model that predicts v or x0.",
         )
     if "rescale_betas_zero_snr" not in takes:
-        raise UsageError(f"--scheduler {key} cannot start at zero terminal SNR", "Use ddim, ddpm, dpm++, euler or unipc.")
+        raise UsageError(
+            f"--scheduler {key} cannot start at zero terminal SNR", "Use ddim, ddpm, dpm++, euler or unipc."
+        )
     if (spacing or base.config.get("timestep_spacing")) == "leading":
         raise UsageError(
             "timestep spacing leading does not start at T, which a schedule of zero terminal SNR needs",
@@ -248,9 +256,18 @@ def zero_terminal_snr(base: Any) -> bool:
     return bool(base.config.get("rescale_betas_zero_snr")) or (last is not None and float(last[-1]) <= 1e-12)
 
 
+_MEANING = (
+    "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type", "clip_sample",
+    "clip_sample_range",
+)  # fmt: skip
+
+
 def _translated(base: Any, takes: Any, row: Sampler) -> dict[str, Any]:
     """Arguments that mean in the new class what the model's own configuration means."""
-    config, changes = base.config, {}
+    config = base.config
+    # from_config replaces values that equal the old class's defaults by the new class's own: Heun, for one, would
+    # silently get another range of beta.
+    changes = {key: config[key] for key in _MEANING if key in config and key in takes}
     # Only DDPM knows "sigmoid" and "laplace"; the betas themselves are known to all.
     if config.get("beta_schedule") in ("sigmoid", "laplace") and config.get("trained_betas") is None:
         plain = type(base).from_config(config, rescale_betas_zero_snr=False)
@@ -265,55 +282,3 @@ def _translated(base: Any, takes: Any, row: Sampler) -> dict[str, Any]:
     if "lambda_min_clipped" in takes and config.get("beta_schedule") == "squaredcos_cap_v2":
         changes["lambda_min_clipped"] = -5.1
     return changes
-
-
-def set_grid(scheduler: Any, steps: int | None = None, timesteps: Sequence[int] | None = None) -> list[float]:
-    """Set the timesteps that a scheduler will visit, and return them.
-
-    Args:
-        scheduler: A diffusers scheduler.
-        steps: Number of steps, spread by the scheduler's spacing; or
-        timesteps: The grid itself: descending, each in 0..T-1 (1..T for a flow).
-
-    Raises:
-        UsageError: Too many steps, a grid that is not descending or out of range, or a scheduler that takes none.
-    """
-    levels = int(scheduler.config.num_train_timesteps)
-    if timesteps is not None:
-        _set_custom(scheduler, [int(t) for t in timesteps], levels)
-        return scheduler.timesteps.tolist()
-    if steps is None or not 1 <= steps <= levels:
-        raise UsageError(f"--steps {steps}: this model has {levels} timesteps", f"Give a number from 1 to {levels}.")
-    if steps == 1 and scheduler.config.get("timestep_spacing") in ("leading", "linspace"):
-        raise UsageError(
-            f"--steps 1: {scheduler.config.timestep_spacing} spacing would visit timestep 0 alone",
-            "Use --spacing trailing, or more steps.",
-        )
-    if type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler" and not scheduler.config.use_dynamic_shifting:
-        # Equal steps down to 0; the stock grid ends with a wasted one, from 1/T to 0.
-        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1.0 / steps, steps).tolist())
-    else:
-        scheduler.set_timesteps(steps)
-    if scheduler.timesteps.min() < 0:  # see GridDDIM.set_timesteps
-        raise UsageError(f"--steps {steps}: the trailing grid cannot be made with {steps} steps", f"Use {steps - 1}.")
-    return scheduler.timesteps.tolist()
-
-
-def _set_custom(scheduler: Any, grid: list[int], levels: int) -> None:
-    flow = is_flow(scheduler)
-    low, high = (1, levels) if flow else (0, levels - 1)
-    if not grid or any(a <= b for a, b in zip(grid, grid[1:], strict=False)):
-        raise UsageError(f"--timesteps {grid} is not descending", "Give for example 999,750,500,250,0.")
-    if grid[0] > high or grid[-1] < low:
-        raise UsageError(f"--timesteps {grid}: this model's timesteps are {low}..{high}")
-    takes = signature(scheduler.set_timesteps).parameters
-    if flow and "sigmas" in takes:
-        shift = float(scheduler.config.get("shift", 1.0))
-        wanted = [t / levels for t in grid]
-        scheduler.set_timesteps(sigmas=[s / (shift - (shift - 1) * s) for s in wanted])
-    elif "timesteps" in takes:
-        scheduler.set_timesteps(timesteps=grid)
-    else:
-        raise UsageError(
-            f"--timesteps: {type(scheduler).__name__} has no custom grids", "Use ddpm, ddim, dpm++, euler or heun."
-        )

@@ -45,6 +45,11 @@ class Cond:
             raise ValueError(f"conditions with different parts cannot be joined: {[sorted(c.tensors) for c in conds]}")
         return Cond({name: torch.cat([c.tensors[name] for c in conds]) for name in conds[0].tensors})
 
+    def join(self, other: Cond) -> Cond:
+        """Return the parts of both (a prompt and an image); one of batch size 1 is repeated to fit the other."""
+        rows = max((v.shape[0] for c in (self, other) for v in c.tensors.values()), default=1)
+        return Cond({**self.expand(rows).tensors, **other.expand(rows).tensors})
+
     def expand(self, batch: int) -> Cond:
         """Repeat a condition of batch size 1 to `batch` rows; one that already has `batch` rows is returned as it is."""
         return Cond({k: v if v.shape[0] == batch else v.expand(batch, *v.shape[1:]) for k, v in self.tensors.items()})

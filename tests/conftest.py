@@ -17,7 +17,7 @@ os.environ.setdefault("COLUMNS", "120")
 for _name in [name for name in os.environ if name.startswith("DIFFKIT_") and "__" in name]:
     del os.environ[_name]
 
-import pytest
+import pytest  # noqa: E402  (the environment comes first)
 
 
 class Ran(NamedTuple):

@@ -30,10 +30,11 @@ LOG = logging.getLogger("diffkit")
 
 @dataclass
 class Output:
-    """A command's result: `payload` is what `--json` prints, `lines` is what a person reads."""
+    """A command's result: `payload` is what `--json` prints, `lines` what a person reads, `code` the exit code."""
 
     payload: dict[str, Any] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
+    code: int = 0
 
 
 @dataclass
@@ -69,6 +70,8 @@ def command(app: typer.Typer, name: str | None = None, **options: Any) -> Callab
                 except KeyboardInterrupt as error:  # typer would leave without a word
                     raise translate(error) from error
             show(output)
+            if output.code:  # a result that could be shown, and is bad news
+                raise typer.Exit(output.code)
 
         signature = inspect.signature(body, eval_str=True)
         extra = [
@@ -151,18 +154,21 @@ class _Redacted(logging.Formatter):
         return redact(super().format(record))
 
 
+_NO_FILE = "The repository has no such file; check that it holds a diffusers pipeline."
+_NETWORK = "Check the network and try again; --offline uses what is cached."
 _HUB = {
     "GatedRepoError": "Accept its licence on its page on the Hub, then `hf auth login`, or set HF_TOKEN.",
     "RepositoryNotFoundError": "Check the name; a private repository needs `hf auth login` or HF_TOKEN.",
     "RevisionNotFoundError": "Check --revision; the repository has no such branch, tag or commit.",
     "LocalEntryNotFoundError": "Run `hf download REPOSITORY` while online, then the same command again.",
     "OfflineModeIsEnabled": "Leave --offline out, or run `hf download REPOSITORY` while online.",
-    "EntryNotFoundError": "The repository has no such file; check that it holds a diffusers pipeline.",
-    "HfHubHTTPError": "Check the network and try again; --offline uses what is cached.",
-    # httpx and requests, which the Hub's client lets through on some paths
-    "ConnectError": "Check the network and try again; --offline uses what is cached.",
-    "TimeoutException": "Check the network and try again; --offline uses what is cached.",
-    "ConnectionError": "Check the network and try again; --offline uses what is cached.",
+    "RemoteEntryNotFoundError": _NO_FILE,
+    "EntryNotFoundError": _NO_FILE,
+    "HfHubHTTPError": _NETWORK,
+    # the HTTP library's own, which the Hub's client lets through on some paths
+    "ConnectError": _NETWORK,
+    "TimeoutException": _NETWORK,
+    "ConnectionError": _NETWORK,
 }
 _NO_MEMORY = re.compile(
     r"out of memory|can't allocate memory|bad_alloc|CUBLAS_STATUS_ALLOC_FAILED|not enough memory", re.I

@@ -14,7 +14,18 @@ from diffkit.errors import DataError, did_you_mean
 LOG = logging.getLogger("diffkit.data")
 
 IMAGE_NAMES = ("image", "img", "images", "picture", "photo", "pixel_values", "png", "jpg", "jpeg", "webp", "bytes")
-CLASS_NAMES = ("label", "labels", "class", "classes", "fine_label", "category", "target", "class_name", "cls", "class_label")
+CLASS_NAMES = (
+    "label",
+    "labels",
+    "class",
+    "classes",
+    "fine_label",
+    "category",
+    "target",
+    "class_name",
+    "cls",
+    "class_label",
+)
 CAPTION_NAMES = ("caption", "text", "captions", "prompt", "description", "sentence", "title", "txt", "en_text")
 
 
@@ -51,7 +62,9 @@ def find_columns(
     found = Columns(
         image=_named(kinds, image, "image_column", what) or _image(kinds, what),
         label=None if label == "none" else _named(kinds, label, "class_column", what) or _label(kinds),
-        caption=None if caption == "none" else _named(kinds, caption, "caption_column", what) or _by_name(kinds, CAPTION_NAMES, ("text", "texts")),
+        caption=None
+        if caption == "none"
+        else _named(kinds, caption, "caption_column", what) or _by_name(kinds, CAPTION_NAMES, ("text", "texts")),
     )
     if label is None and found.label is not None and found.label == found.caption:
         found = Columns(found.image, None, found.caption)
@@ -80,7 +93,8 @@ def _image(kinds: Mapping[str, str], what: str) -> str:
     name = name or _by_name(kinds, IMAGE_NAMES, ("bytes",)) or next((n for n, k in kinds.items() if k == "bytes"), None)
     if name is None:
         raise DataError(
-            f"no image column in {what}; its columns: {_list(kinds)}", "Name the column: --set dataset.image_column=NAME."
+            f"no image column in {what}; its columns: {_list(kinds)}",
+            "Name the column: --set dataset.image_column=NAME.",
         )
     if len(images) > 1:
         LOG.info("%s has several image columns (%s); %r is used", what, ", ".join(images), name)
@@ -145,7 +159,9 @@ def encode_classes(
     if names:
         labels = np.asarray(values, dtype=np.int64)
         if len(labels) and int(labels.max()) >= len(names):
-            raise DataError(f"class {int(labels.max())} in column {column!r} of {what}, which names {len(names)} classes")
+            raise DataError(
+                f"class {int(labels.max())} in column {column!r} of {what}, which names {len(names)} classes"
+            )
         return labels, list(names)
     distinct = sorted(set(values))
     if not named and len(distinct) > max(2, len(values) // 2):

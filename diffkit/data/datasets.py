@@ -9,12 +9,15 @@ import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from diffkit.data.sources import ArraySource, FolderSource, Source, TableSource
+from diffkit.data.folder import FolderSource
+from diffkit.data.sources import ArraySource, Source, TableSource, broken
+from diffkit.data.streaming import Examples
 from diffkit.errors import DataError, UsageError, did_you_mean
 from diffkit.images import is_grey, parse_color
 from diffkit.registry import Registry
@@ -28,7 +31,7 @@ PROBED = 32  # images looked at to tell grey from colour
 class Row(Protocol):
     """A registered dataset."""
 
-    def open(self, spec: DatasetSpec) -> Any:
+    def open(self, spec: DatasetSpec) -> Source | Examples:
         """Return a `Source`, or an `Examples` stream."""
         ...
 
@@ -39,15 +42,26 @@ DATASETS: Registry[Row] = Registry("dataset")
 @DATASETS.register("digits")
 @dataclass(frozen=True)
 class Digits:
-    """1,797 handwritten digits, 8x8 grey with labels, that scikit-learn carries (UCI, Alpaydin and Kaynak, CC BY 4.0)."""
+    """1,797 handwritten digits, 8x8 grey with labels, that scikit-learn carries (Alpaydin and Kaynak, UCI)."""
 
     def open(self, spec: DatasetSpec) -> Source:
         """See `Row`."""
-        from sklearn.datasets import load_digits
+        values, labels = _digits()
+        pixels = np.rint(values * (255.0 / 16.0)).astype(np.uint8)  # the values are 0..16
+        return ArraySource("digits", pixels, labels, [str(name) for name in range(10)])
 
-        digits = load_digits()
-        pixels = np.rint(digits.images * (255.0 / 16.0)).astype(np.uint8)  # the values are 0..16
-        return ArraySource("digits", pixels, digits.target.astype(np.int64), [str(name) for name in digits.target_names])
+
+def _digits() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, np.dtype[np.int64]]]:
+    """Values (1797, 8, 8) in 0..16 and labels, from scikit-learn's file: importing it takes longer than all the rest."""
+    package = find_spec("sklearn")
+    file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz" if package and package.origin else None
+    if file is not None and file.is_file():
+        table = np.loadtxt(file, delimiter=",")
+        return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
+    from sklearn.datasets import load_digits  # where a version keeps the file elsewhere
+
+    digits = load_digits()
+    return digits.images, digits.target.astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -56,7 +70,7 @@ class _OnHub:
 
     id: str
 
-    def open(self, spec: DatasetSpec) -> Any:
+    def open(self, spec: DatasetSpec) -> Source | Examples:
         """See `Row`."""
         return _open_hub(spec.model_copy(update={"name": self.id}))
 
@@ -98,18 +112,18 @@ class Dataset:
         length: Number of images (after `limit`), or None where a stream does not say.
     """
 
-    def __init__(self, spec: DatasetSpec, opened: Any) -> None:
+    def __init__(self, spec: DatasetSpec, opened: Source | Examples) -> None:
         self.name = spec.name
-        self.source: Source | None = None if hasattr(opened, "blocks") else opened
-        self.examples = opened if hasattr(opened, "blocks") else None
+        self.source: Source | None = None if isinstance(opened, Examples) else opened
+        self.examples: Examples | None = opened if isinstance(opened, Examples) else None
         self.class_names: list[str] | None = opened.class_names
         self.has_captions: bool = opened.has_captions
         if self.source is not None:
             self.length: int | None = min(len(self.source), spec.limit or len(self.source))
             if self.length == 0:
                 raise DataError(f"dataset {spec.name!r}, split {spec.split!r}, has no images", "Choose another split.")
-        else:
-            self.length = opened.length
+        elif self.examples is not None:
+            self.length = self.examples.length
         self.channels: int = spec.channels or self._infer_channels(spec)
 
     def _infer_channels(self, spec: DatasetSpec) -> int:
@@ -149,13 +163,6 @@ class Dataset:
         return f"{self.name}: {', '.join(parts)}"
 
 
-def broken(error: DataError, name: str) -> DataError:
-    """The error that ends training at an unreadable image under the policy `error`."""
-    return DataError(
-        error.message, f"Run `diffkit data check {name}` to list all broken files, or --set dataset.on_error=skip."
-    )
-
-
 def open_dataset(spec: DatasetSpec, *, seed: int = 0) -> Dataset:
     """Open the dataset that a recipe names and find out its channels, classes and captions.
 
@@ -164,7 +171,7 @@ def open_dataset(spec: DatasetSpec, *, seed: int = 0) -> Dataset:
 
     Args:
         spec: The recipe's dataset section.
-        seed: The run's seed; fixes the order in which a stream reads its shards.
+        seed: The run's seed, for sets that are made rather than read; none of the rows here is.
 
     Raises:
         DataError: Nothing there, no images, a named column is missing, or an image cannot be read under
@@ -178,10 +185,15 @@ def open_dataset(spec: DatasetSpec, *, seed: int = 0) -> Dataset:
             f"dataset.validation = {spec.validation} with streaming: a stream has no part to hold out",
             "Set dataset.validation=0, or read the dataset without streaming.",
         )
-    return Dataset(spec, _opener(spec)(spec))
+    return Dataset(spec, open_images(spec))
 
 
-def _opener(spec: DatasetSpec) -> Callable[[DatasetSpec], Any]:
+def open_images(spec: DatasetSpec) -> Source | Examples:
+    """Open what a recipe names without looking at any image; raises as `open_dataset`."""
+    return _opener(spec)(spec)
+
+
+def _opener(spec: DatasetSpec) -> Callable[[DatasetSpec], Source | Examples]:
     name = spec.name
     if name in DATASETS:
         return DATASETS.parse(name).open
@@ -202,7 +214,7 @@ def _opener(spec: DatasetSpec) -> Callable[[DatasetSpec], Any]:
     )
 
 
-def _open_path(path: Path, spec: DatasetSpec) -> Any:
+def _open_path(path: Path, spec: DatasetSpec) -> Source | Examples:
     from diffkit.data.hub import load_parquet
 
     if path.is_file():
@@ -217,15 +229,11 @@ def _open_path(path: Path, spec: DatasetSpec) -> Any:
     return FolderSource(path, spec)
 
 
-def _open_hub(spec: DatasetSpec) -> Any:
+def _open_hub(spec: DatasetSpec) -> Source | Examples:
     from diffkit.data.hub import load_hub
 
     return _from_table(load_hub(spec), spec)
 
 
-def _from_table(table: Any, spec: DatasetSpec) -> Any:
-    if spec.streaming:
-        from diffkit.data.streaming import Examples
-
-        return Examples(table, spec)
-    return TableSource(table, spec, spec.name)
+def _from_table(table: Any, spec: DatasetSpec) -> Source | Examples:
+    return Examples(table, spec) if spec.streaming else TableSource(table, spec, spec.name)

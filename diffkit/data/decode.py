@@ -5,6 +5,7 @@ The float conversion and the mirroring happen later, on the device and by one fu
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +18,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from diffkit.data import order
-from diffkit.data.datasets import broken
-from diffkit.data.sources import Source
+from diffkit.data.sources import Source, broken
 from diffkit.errors import DataError
 from diffkit.images import cut_square, shorter_side, to_array, with_channels
 from diffkit.schema import DatasetSpec
@@ -91,6 +91,11 @@ class Decoder(TorchDataset[Item]):
         return pixels if place is None else crop(pixels, self._spec.resolution, place)
 
 
+def _let_the_parent_stop(_: int) -> None:
+    """Ctrl-C reaches every process of a terminal; a worker that died of it would cost the parent its last save."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _same(items: list[Item]) -> list[Item]:
     return items
 
@@ -99,9 +104,10 @@ def read_ahead(decoder: Decoder, keys: Iterable[list[Key]], workers: int) -> Ite
     """Decode lists of keys, in order, in `workers` processes (0: in this one)."""
     loader: DataLoader[Any] = DataLoader(
         decoder,
-        batch_sampler=keys,  # type: ignore[arg-type]
+        batch_sampler=keys,
         num_workers=workers,
         collate_fn=_same,
+        worker_init_fn=_let_the_parent_stop,
         prefetch_factor=4 if workers else None,
         generator=torch.Generator(),  # else every iterator would draw from the global one
     )

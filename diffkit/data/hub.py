@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,19 +16,21 @@ from diffkit.schema import DatasetSpec
 
 LOG = logging.getLogger("diffkit.data")
 
-TIMEOUT = 4.0  # seconds for the Hub's first answer
+TIMEOUT = 3.0  # seconds for the Hub's first answer
 
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Silence the progress bars of `datasets`: one line of ours says what is read."""
+    """Silence the progress bars and log lines of `datasets`: one line of ours says what is read or wrong."""
     from datasets.utils import logging as talk
 
-    shown = talk.is_progress_bar_enabled()
+    shown, level = talk.is_progress_bar_enabled(), talk.get_verbosity()
     talk.disable_progress_bar()
+    talk.set_verbosity(logging.CRITICAL)
     try:
         yield
     finally:
+        talk.set_verbosity(level)
         if shown:
             talk.enable_progress_bar()
 
@@ -96,4 +99,131 @@ def load_hub(spec: DatasetSpec) -> Any:
             that fills the cache.
         DataError: The dataset has no such configuration or split.
     """
-    raise NotImplementedError
+    from huggingface_hub.constants import is_offline_mode
+
+    problem = "offline mode is on" if is_offline_mode() else _unreachable(spec)
+    source = spec.name
+    if problem:
+        table = _prepared(spec)
+        if table is not None:
+            LOG.info("dataset %s: %s; what was prepared earlier is used", spec.name, problem)
+            return table
+        folder = _snapshot(spec)
+        if folder is None:
+            raise ModelError(f"dataset {spec.name!r}: {problem}, and it is not in the cache", _download_hint(spec))
+        LOG.info("dataset %s: %s; its cached copy is used", spec.name, problem)
+        source = str(folder)
+    return _load(source, spec, cached=bool(problem))
+
+
+def _load(source: str, spec: DatasetSpec, *, cached: bool) -> Any:
+    from datasets import load_dataset
+
+    revision = None if cached else spec.revision
+    try:
+        with _quietly():
+            return load_dataset(source, spec.config, split=spec.split, streaming=spec.streaming, revision=revision)
+    except Exception as error:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) == 28:
+            raise
+        text = (str(error).strip() or type(error).__name__).splitlines()
+        if isinstance(error, ValueError) and re.search(r"config|split|BuilderConfig", str(error), re.IGNORECASE):
+            raise DataError(
+                f"dataset {spec.name!r}: {' '.join(text)[:400]}", "Set dataset.config or dataset.split."
+            ) from None
+        where = "its cached copy is incomplete" if cached else "cannot be loaded"
+        raise ModelError(f"dataset {spec.name!r}: {where}: {text[0][:300]}", _download_hint(spec)) from None
+
+
+def _unreachable(spec: DatasetSpec) -> str:
+    """Ask the Hub for the dataset once; return why it gave no answer, or an empty text.
+
+    Raises:
+        ModelError: It answered, and there is no such dataset or revision, or no access to it.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        _within(TIMEOUT, lambda: HfApi().dataset_info(spec.name, revision=spec.revision, timeout=TIMEOUT))
+    except HFValidationError:
+        raise DataError(f"dataset {spec.name!r} is no valid Hub id", "An id looks like owner/name.") from None
+    except GatedRepoError:
+        hint = f"Accept its terms at its page on the Hub, run `hf auth login`, then `{_command(spec)}`."
+        raise ModelError(f"dataset {spec.name!r} is gated: your account has no access", hint) from None
+    except RevisionNotFoundError:
+        raise ModelError(
+            f"dataset {spec.name!r} has no revision {spec.revision!r}", "Check dataset.revision."
+        ) from None
+    except RepositoryNotFoundError:
+        hint = "Check the name; a private dataset needs `hf auth login`. A folder must exist on this machine."
+        raise ModelError(f"dataset {spec.name!r}: there is none of this name on the Hub", hint) from None
+    except HfHubHTTPError as error:
+        return f"the Hub answered with an error ({_first_line(error)})"
+    except Exception as error:  # the transport's own errors depend on the version of the Hub's library
+        return f"the Hub cannot be reached ({_first_line(error)})"
+    return ""
+
+
+def _within(seconds: float, ask: Callable[[], Any]) -> None:
+    """Call `ask`, but wait no longer than this: name servers and the client's own repetitions know no limit."""
+    failures: list[Exception] = []
+
+    def call() -> None:
+        try:
+            ask()
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(f"no answer within {seconds:g} s")
+    if failures:
+        raise failures[0]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _prepared(spec: DatasetSpec) -> Any:
+    """The table that an earlier run made from the Hub's files, or None; it does not tell revisions apart."""
+    from datasets.packaged_modules.cache.cache import Cache
+
+    if spec.revision is not None:
+        return None
+    name = spec.name.split("/")[-1]
+    try:
+        with _quietly():
+            cached = Cache(repo_id=spec.name, dataset_name=name, config_name=spec.config, version="auto", hash="auto")
+            return cached.as_streaming_dataset(spec.split) if spec.streaming else cached.as_dataset(spec.split)
+    except Exception:  # not there, several configurations, or written by another version: then the snapshot decides
+        return None
+
+
+def _snapshot(spec: DatasetSpec) -> Path | None:
+    """The folder that `hf download` filled, if there is one."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(spec.name, repo_type="dataset", revision=spec.revision, local_files_only=True)
+    except Exception:  # not cached, or a name that no cache can hold
+        return None
+    return Path(folder)
+
+
+def _command(spec: DatasetSpec) -> str:
+    revision = f" --revision {spec.revision}" if spec.revision else ""
+    return f"hf download --repo-type dataset {spec.name}{revision}"
+
+
+def _download_hint(spec: DatasetSpec) -> str:
+    return f"Where there is a network, run `{_command(spec)}` first."

@@ -80,7 +80,9 @@ class Loader:
         device: str | torch.device = "cpu",
     ) -> None:
         if batch_size < 1 or not 0 <= rank < world:
-            raise UsageError(f"batch_size={batch_size}, rank={rank}, world={world}: need batch_size >= 1, 0 <= rank < world")
+            raise UsageError(
+                f"batch_size={batch_size}, rank={rank}, world={world}: need batch_size >= 1, 0 <= rank < world"
+            )
         self.dataset, self.spec = dataset, spec
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
         self.device = torch.device(device)
@@ -89,8 +91,8 @@ class Loader:
         self._store: MemoryStore | None = None
         self._skipped = 0
         if dataset.examples is not None:
-            LOG.info("%s; streamed, in blocks shuffled by seed and epoch", dataset.summary())
-            self._stream = StreamReader(dataset, spec, seed=seed, rank=rank, world=world)
+            LOG.info("%s; read in blocks that seed and epoch shuffle", dataset.summary())
+            self._stream = StreamReader(dataset.examples, spec, dataset.channels, seed=seed, rank=rank, world=world)
             self.length = dataset.length
             self._train = self._held = np.zeros(0, dtype=np.int64)
             return
@@ -102,7 +104,8 @@ class Loader:
 
     def _open(self, dataset: Dataset, spec: DatasetSpec) -> None:
         """Choose memory or disk, decode, and divide the readable images into training and validation part."""
-        assert dataset.source is not None and dataset.length is not None
+        assert dataset.source is not None
+        assert dataset.length is not None
         self._decoder = Decoder(dataset.source, spec, dataset.channels, dataset.name)
         in_memory, why = fits(dataset.length, dataset.channels, spec, self.device)
         LOG.info("%s; %s", dataset.summary(), why)
@@ -178,18 +181,31 @@ class Loader:
         for plan, items in zip(plans, read_ahead(self._decoder, keys, self.spec.workers), strict=False):
             yield self._batch(to_device(stacked(items, self.dataset.name), self.device), plan)
 
-    def _batch(self, pixels: Tensor, plan: Plan) -> Batch:
-        """Pixels uint8 on the device, cropped -> a batch, flipped and in [-1, 1]."""
+    def _finish(self, pixels: Tensor, plan: Plan) -> Tensor:
+        """Cropped uint8 pixels on the device -> mirrored, in [-1, 1]."""
         if plan.flips is not None:
             mirrored = to_device(torch.from_numpy(plan.flips), self.device)[:, None, None, None]
             pixels = torch.where(mirrored, pixels.flip(-1), pixels)
+        return to_float(pixels)
+
+    def _batch(self, pixels: Tensor, plan: Plan) -> Batch:
         source = self.dataset.source
         assert source is not None
         labels = None
         if self._labels is not None:
             labels = self._labels[to_device(torch.from_numpy(plan.ids), self.device)]
         captions = [source.caption(k) for k in plan.ids.tolist()] if self.dataset.has_captions else None
-        return Batch(to_float(pixels), labels, captions, plan.ids)
+        return Batch(self._finish(pixels, plan), labels, captions, plan.ids)
 
     def _streamed(self, start: int, state: dict[str, Any] | None) -> Iterator[Batch]:
-        raise NotImplementedError
+        assert self._stream is not None
+        for group in self._stream.batches(self.batch_size, start, state):
+            plan = augmentation(group.ids, group.epochs, self.seed, self.spec)
+            labels = to_device(torch.tensor(group.labels), self.device) if self.dataset.class_names else None
+            captions = group.captions if self.dataset.has_captions else None
+            yield Batch(
+                self._finish(to_device(torch.from_numpy(np.stack(group.pixels)), self.device), plan),
+                labels,
+                captions,
+                plan.ids,
+            )

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffkit.data.datasets import broken
 from diffkit.data.decode import Decoder, Pixels, chunks, crop_offset, read_ahead, to_device
 from diffkit.data.order import Floats, Ints
+from diffkit.data.sources import broken
 from diffkit.errors import DataError
 from diffkit.schema import DatasetSpec
 

@@ -16,6 +16,17 @@ FAMILIES = {
     "DDIMPipeline": "ddpm",
     "PNDMPipeline": "ddpm",
     "UNet2DModel": "ddpm",
+    "StableDiffusionPipeline": "stable_diffusion",
+    "StableDiffusionImg2ImgPipeline": "stable_diffusion",
+    "StableDiffusionInpaintPipeline": "stable_diffusion",
+    "StableDiffusionInpaintPipelineLegacy": "stable_diffusion",
+    "StableDiffusionUpscalePipeline": "stable_diffusion",
+    "IFPipeline": "deepfloyd",
+    "IFImg2ImgPipeline": "deepfloyd",
+    "IFInpaintingPipeline": "deepfloyd",
+    "IFSuperResolutionPipeline": "deepfloyd",
+    "IFImg2ImgSuperResolutionPipeline": "deepfloyd",
+    "IFInpaintingSuperResolutionPipeline": "deepfloyd",
 }
 
 
@@ -67,10 +78,12 @@ def load(
     from diffkit.models.devices import pick_device, pick_dtype
     from diffkit.models.hub import open_repo
 
-    place, number = pick_device(device), pick_dtype(dtype)
+    place = pick_device(device)
+    if dtype != "auto":  # else the family's own choice
+        options["dtype"] = pick_dtype(dtype)
     repo = open_repo(id_or_path, revision=revision)
     family = import_module(f"diffkit.models.{family_of(repo)}")
-    model = family.from_repo(repo, device=place, dtype=number, variant=variant, allow_pickle=allow_pickle, **options)
+    model = family.from_repo(repo, device=place, variant=variant, allow_pickle=allow_pickle, **options)
     if scheduler is not None:
         from diffkit.schedulers import make_sampler
 

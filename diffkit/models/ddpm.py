@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from diffkit.errors import ModelError, UsageError, did_you_mean
 from diffkit.models import meta as meta_file
 from diffkit.models.attention import set_attention
-from diffkit.models.hub import Repo, load_component
+from diffkit.models.hub import Repo, load_component, load_config
 from diffkit.models.meta import RunMeta
 from diffkit.models.network import CLASS_FILE, DDPMNetwork, build_network, save_network, save_pipeline
 from diffkit.types import Cond, Prediction
@@ -30,6 +31,8 @@ __all__ = [
     "RunMeta",
     "build_network",
     "from_repo",
+    "load_scheduler",
+    "outline",
     "save_network",
     "save_pipeline",
 ]
@@ -89,7 +92,8 @@ class DDPM:
         revision: str | None = None,
     ) -> None:
         self.device, self.dtype = torch.device(device), dtype
-        self.network = network.to(self.device, dtype).eval().requires_grad_(False)
+        # requires_grad stays as it is: torch's matmul takes another path without it, and the last bits with it.
+        self.network = network.to(self.device, dtype).eval()
         set_attention(network.unet, attention, self.device)
         self.scheduler, self.meta, self.id, self.revision = scheduler, meta, source, revision
         size = network.unet.config.sample_size
@@ -198,6 +202,9 @@ def from_repo(
     if weights == "raw" and not repo.has("unet_raw/config.json"):
         raise ModelError(f"{repo.id} holds no raw weights (unet_raw/)", "Leave --raw out.")
     unet = load_component(repo, UNet2DModel, part, variant=variant, dtype=dtype, allow_pickle=allow_pickle)
+    # The weights are still the mapped file, which a training run may replace under us.
+    for parameter in unet.parameters():
+        parameter.data = parameter.data.clone()
     scheduler = load_scheduler(repo)
     data = repo.json(meta_file.FILE)
     meta = RunMeta.from_dict(data) if data is not None else _guess(unet.config, scheduler)
@@ -211,6 +218,26 @@ def from_repo(
         source=repo.id,
         revision=repo.revision,
     )
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What is known of a model without its weights."""
+
+    meta: RunMeta
+    scheduler: Any
+    parameters: int
+
+
+def outline(repo: Repo) -> Outline:
+    """Read a pixel model's configuration only, and count its parameters."""
+    config = load_config(repo, repo.part("unet"), "config.json")
+    with torch.device("meta"):
+        unet = UNet2DModel.from_config(config)
+    scheduler = load_scheduler(repo)
+    data = repo.json(meta_file.FILE)
+    meta = RunMeta.from_dict(data) if data is not None else _guess(unet.config, scheduler)
+    return Outline(meta, scheduler, sum(p.numel() for p in unet.parameters()))
 
 
 def load_scheduler(repo: Repo) -> Any:

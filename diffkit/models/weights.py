@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import pickle
 import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +50,7 @@ def load_component(
     *,
     variant: str | None = None,
     dtype: torch.dtype | None = None,
+    prefer: str | None = None,
     allow_pickle: bool = False,
     **options: Any,
 ) -> Any:
@@ -59,7 +60,8 @@ def load_component(
         repo: Where from.
         cls: The class; never taken from the repository.
         subfolder: The component's folder, "" for a flat repository.
-        variant: `fp16` and the like; when left out the plain weights, else any variant that is there.
+        variant: `fp16` and the like, and nothing else; when left out the plain weights, else any variant there is.
+        prefer: A variant to take where it is there; when left out fp16 if half precision is asked for.
         dtype: What to convert to; the default dtype when left out.
         allow_pickle: Also read `.bin`, through torch's restricted unpickler.
         options: Passed on to `from_pretrained` (a quantization, a configuration value).
@@ -74,7 +76,7 @@ def load_component(
     old_flat = subfolder == "" and cls.__name__ == "UNet2DModel" and config.get("_class_name") in ("UNet2DModel", None)
     stem = "model" if cls.__module__.startswith("transformers.") else "diffusion_pytorch_model"
     weights = find_weights(
-        repo, subfolder, stem, variant=variant, half=dtype == torch.float16, allow_pickle=allow_pickle or old_flat
+        repo, subfolder, stem, variant=variant, prefer=prefer or preferred(dtype), allow_pickle=allow_pickle or old_flat
     )
     with quiet_libraries():
         if weights.pickled:
@@ -115,11 +117,18 @@ class quiet_libraries:
         self._levels = [(logger, logger.level) for logger in loggers]
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
-        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "critical")
+        self._bar(False)
 
     def __exit__(self, *_: object) -> None:
+        self._bar(True)
         for logger, level in self._levels:
             logger.setLevel(level)
+
+    def _bar(self, on: bool) -> None:
+        if "transformers" in sys.modules:
+            from transformers.utils import logging as theirs
+
+            (theirs.enable_progress_bar if on else theirs.disable_progress_bar)()
 
 
 @dataclass(frozen=True)
@@ -137,8 +146,13 @@ class Weights:
     pickled: bool = False
 
 
+def preferred(dtype: torch.dtype | None) -> str:
+    """Return the variant that comes first for a number type: half the download where half the bits are wanted."""
+    return "fp16" if dtype == torch.float16 else ""
+
+
 def find_weights(
-    repo: Repo, subfolder: str, stem: str, *, variant: str | None = None, half: bool = False, allow_pickle: bool = False
+    repo: Repo, subfolder: str, stem: str, *, variant: str | None = None, prefer: str = "", allow_pickle: bool = False
 ) -> Weights:
     """Choose the weights of a component and fetch them.
 
@@ -147,7 +161,7 @@ def find_weights(
         subfolder: The component's folder, or "".
         stem: `diffusion_pytorch_model` (diffusers) or `model` (transformers).
         variant: Only this variant; when left out the plain weights, else whichever variant there is.
-        half: Half precision is asked for, so an fp16 variant comes first.
+        prefer: A variant that comes first where it is there (fp16, where half precision is asked for).
         allow_pickle: Take `.bin` where there are no safetensors.
 
     Raises:
@@ -156,7 +170,7 @@ def find_weights(
     prefix = f"{subfolder}/" if subfolder else ""
     here = [f.removeprefix(prefix) for f in repo.files() if f.startswith(prefix) and "/" not in f.removeprefix(prefix)]
     found = _variants(here, stem, "safetensors")
-    order = sorted(found, key=lambda v: (v != ("fp16" if half else ""), v != "", v != "fp16", v))
+    order = sorted(found, key=lambda v: (v != prefer, v != "", v != "fp16", v))
     if variant is not None:
         if variant not in found:
             kinds = ", ".join(v or "plain" for v in order) or "none"

@@ -1,9 +1,23 @@
 """Training: the loop as a generator (`train`), whole runs (`fit`), and what they need.
 
-This room holds no network definitions (see `diffkit.models`), no datasets (`diffkit.data`), and prints nothing.
+This room holds no network definitions (see `diffkit.models`), no datasets (`diffkit.data`), and prints nothing. Its names
+are loaded when they are first used, so that checkpoints can be read without the network's libraries.
 """
 
-from diffkit.training.loop import Plan, TrainState, TrainStep, train
-from diffkit.training.run import Progress, fit, run_folder
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffkit.training.loop import Plan, TrainState, TrainStep, train
+    from diffkit.training.run import Progress, fit, run_folder
 
 __all__ = ["Plan", "Progress", "TrainState", "TrainStep", "fit", "run_folder", "train"]
+_HOMES = {name: "run" if name in ("Progress", "fit", "run_folder") else "loop" for name in __all__}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'diffkit.training' has no attribute {name!r}")
+    return getattr(import_module(f"diffkit.training.{_HOMES[name]}"), name)

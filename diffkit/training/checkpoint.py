@@ -37,10 +37,10 @@ class Checkpoint:
     state: dict[str, Any]
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """Load `name`.safetensors."""
+        """Load `name`.safetensors, as copies: nothing keeps the file mapped."""
         from safetensors.torch import load_file
 
-        return load_file(self.folder / f"{name}.safetensors")
+        return {key: value.clone() for key, value in load_file(self.folder / f"{name}.safetensors").items()}
 
 
 def _sync(path: Path) -> None:

@@ -32,6 +32,14 @@ def keep_memory() -> bool:
     return all(mallopt(option, value) == 1 for option, value in wanted.items())
 
 
+def several_cpu_processes() -> bool:
+    """Whether a launcher started several processes on a machine without an accelerator.
+
+    Accelerate then has to be told that it is to compute on the CPU; by itself it would let each process run alone.
+    """
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
+
+
 def mixed_precision(wanted: str) -> str | None:
     """Choose Accelerate's `mixed_precision`: the recipe's word, else the launcher's (None), else bf16 on a fit GPU."""
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION")

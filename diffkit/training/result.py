@@ -54,20 +54,21 @@ def previews(
 def _drawn(model: DDPM, recipe: Recipe) -> Any:
     from diffkit.guidance import cfg
     from diffkit.pictures import grid
-    from diffkit.sampling import denoise, generators
+    from diffkit.sampling import denoise, generators, pure_noise, set_grid
     from diffkit.schedulers import default_sampler, make_sampler
 
     spec = recipe.training
     count = spec.preview_images
     seeds = generators(range(count))
     sampler = make_sampler(default_sampler(model.scheduler), model.scheduler)
-    sampler.set_timesteps(min(spec.preview_steps, model.scheduler.config.num_train_timesteps))
+    steps = min(spec.preview_steps, model.scheduler.config.num_train_timesteps)
     net: Any = model
     cond = model.encode([None] * count)
     if model.num_classes:
         cond = model.encode([k % model.num_classes for k in range(count)])
         net = cfg(model, model.uncond(count), spec.preview_guidance)
-    x = model.noise(seeds)
+    set_grid(sampler, steps)
+    x = pure_noise(sampler, model.noise(seeds))
     for step in denoise(net, x, sampler, cond, generators=seeds):
         x = step.x
     return grid(model.codec.decode(x))

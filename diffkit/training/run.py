@@ -94,6 +94,7 @@ def _accelerator(recipe: Recipe, folder: Path) -> Any:
 
     kwargs = DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)
     return Accelerator(
+        cpu=fast.several_cpu_processes(),
         mixed_precision=fast.mixed_precision(recipe.training.mixed_precision),
         log_with=list(recipe.output.report_to) or None,
         project_dir=str(folder),

@@ -37,12 +37,13 @@ def old_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def make_flat(folder: Path, *, weights: str = "safetensors", old: bool = True):
-    """Write a flat repository as `google/ddpm-*`: everything at the root, old configuration keys and parameter names."""
+    """Write a flat repository as `google/ddpm-*`: everything at the root, old configuration keys and tensor names."""
     unet = tiny_unet()
     folder.mkdir(parents=True, exist_ok=True)
     keep = ("sample_size", "in_channels", "out_channels", "block_out_channels", "layers_per_block", "norm_num_groups",
             "down_block_types", "up_block_types", "act_fn", "freq_shift", "flip_sin_to_cos", "center_input_sample",
-            "downsample_padding", "mid_block_scale_factor", "norm_eps", "time_embedding_type", "attention_head_dim")  # fmt: skip
+            "downsample_padding", "mid_block_scale_factor", "norm_eps", "time_embedding_type",
+            "attention_head_dim")  # fmt: skip
     config = {key: unet.config[key] for key in keep}
     config |= {"_class_name": "UNet2DModel", "_diffusers_version": "0.0.4", "resnet_input_channels": 3}
     (folder / "config.json").write_text(json.dumps(config))
@@ -74,10 +75,176 @@ def make_pipeline(folder: Path, *, variant: str | None = None, shard: str | None
     return unet.float()
 
 
+TINY_VISION = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
+               "image_size": 224, "patch_size": 56, "projection_dim": 4}  # fmt: skip
+
+
+def write_checker(folder: Path, library: str, checker) -> None:
+    """Add a safety checker with the tensor names that the real repositories have (transformers 4)."""
+    state = {}
+    for name, value in checker.state_dict().items():
+        if name.startswith("vision_model.") and not name.startswith(
+            ("vision_model.vision_model", "vision_model.visual")
+        ):
+            name = "vision_model." + name
+        state[name] = value.clone()
+    (folder / "safety_checker").mkdir()
+    checker.config.save_pretrained(folder / "safety_checker")
+    save_file(state, folder / "safety_checker" / "model.safetensors", metadata={"format": "pt"})
+    index = json.loads((folder / "model_index.json").read_text())
+    index["safety_checker"] = [library, type(checker).__name__]
+    (folder / "model_index.json").write_text(json.dumps(index))
+
+
 def drop_tensor(path: Path, name: str) -> None:
     state = load_file(path)
     del state[name]
     save_file(state, path, metadata={"format": "pt"})
+
+
+CHARS = "abcdefghijklmnopqrstuvwxyz0123456789.,"
+
+
+def clip_tokenizer(folder: Path):
+    """Write a CLIP tokenizer that knows single letters."""
+    from transformers import CLIPTokenizer
+
+    folder.mkdir(parents=True)
+    tokens = [*CHARS, *(c + "</w>" for c in CHARS), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({token: k for k, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer.from_pretrained(str(folder), model_max_length=77)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def t5_tokenizer(folder: Path):
+    """Write a sentencepiece model, the form DeepFloyd IF has, and nothing else a tokenizer could be read from."""
+    import sentencepiece
+    from transformers import T5Tokenizer
+
+    folder.mkdir(parents=True)
+    text = ["a photo of a cat", "an oil painting of a dog", "two ducks, one pond.", CHARS]
+    with (folder / "spiece.model").open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(text * 5), model_writer=file, vocab_size=64, model_type="unigram", pad_id=0,
+            eos_id=1, unk_id=2, bos_id=-1, minloglevel=2, hard_vocab_limit=False,
+        )  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 4}))
+    return T5Tokenizer.from_pretrained(str(folder), extra_ids=4)
+
+
+def clip_encoder(vocabulary: int):
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    torch.manual_seed(1)
+    return CLIPTextModel(
+        CLIPTextConfig(vocab_size=vocabulary, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+                       num_attention_heads=2, max_position_embeddings=77, bos_token_id=vocabulary - 2,
+                       eos_token_id=vocabulary - 1, pad_token_id=vocabulary - 1)
+    ).eval()  # fmt: skip
+
+
+def t5_encoder(vocabulary: int):
+    from transformers import T5Config, T5EncoderModel
+
+    torch.manual_seed(1)
+    config = T5Config(vocab_size=vocabulary, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+    return T5EncoderModel(config).eval()
+
+
+def text_unet(**changes):
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    torch.manual_seed(2)
+    config = {
+        "sample_size": 8, "in_channels": 4, "out_channels": 4, "block_out_channels": (8, 16), "layers_per_block": 1,
+        "norm_num_groups": 4, "attention_head_dim": 4, "cross_attention_dim": 16,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    }  # fmt: skip
+    return UNet2DConditionModel(**(config | changes)).eval()
+
+
+def tiny_vae():
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    torch.manual_seed(3)
+    return AutoencoderKL(
+        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4,
+        up_block_types=("UpDecoderBlock2D",) * 2, sample_size=16,
+    ).eval()  # fmt: skip
+
+
+def sd_parts(folder: Path) -> dict:
+    tokenizer = clip_tokenizer(folder / "tokenizer")
+    return {"tokenizer": tokenizer, "text_encoder": clip_encoder(len(tokenizer)), "vae": tiny_vae()}
+
+
+def write_index(folder: Path, name: str, parts: dict, **more) -> None:
+    """Save the parts of a pipeline and its model_index.json (the library would add what this machine lacks)."""
+    index: dict = {"_class_name": name, "_diffusers_version": "0.36.0", **more}
+    for part, module in parts.items():
+        if part != "tokenizer":
+            module.save_pretrained(folder / part)
+        library = type(module).__module__.split(".")[0]
+        index[part] = [library, type(module).__name__]
+    (folder / "model_index.json").write_text(json.dumps(index))
+
+
+def make_sd(folder: Path, *, prediction: str = "epsilon", scheduler=None, **unet) -> dict:
+    """Write a tiny Stable Diffusion repository; return its parts."""
+    from diffusers import DDIMScheduler
+
+    parts = sd_parts(folder)
+    parts["unet"] = text_unet(**unet)
+    parts["scheduler"] = scheduler or DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
+        steps_offset=1, prediction_type=prediction,
+    )  # fmt: skip
+    write_index(folder, "StableDiffusionPipeline", parts)
+    return parts
+
+
+def if_scheduler(stage: int = 1):
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler(
+        beta_schedule="squaredcos_cap_v2", variance_type="learned_range", thresholding=True, clip_sample=True,
+        dynamic_thresholding_ratio=0.95, sample_max_value=1.5 if stage == 1 else 1.0, prediction_type="epsilon",
+    )  # fmt: skip
+
+
+IF_UNET = {
+    "in_channels": 3, "out_channels": 6, "encoder_hid_dim": 16, "addition_embed_type": "text",
+    "addition_embed_type_num_heads": 2, "cross_attention_dim": 8, "act_fn": "gelu",
+    "resnet_time_scale_shift": "scale_shift", "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+    "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"), "only_cross_attention": True,
+    "up_block_types": ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+}  # fmt: skip
+
+
+def make_if(folder: Path, stage: int = 1) -> dict:
+    """Write a tiny stage of DeepFloyd IF, with the same text encoder in every stage; return its parts."""
+    from diffusers import DDPMScheduler
+
+    tokenizer = t5_tokenizer(folder / "tokenizer")
+    parts = {"tokenizer": tokenizer, "text_encoder": t5_encoder(len(tokenizer)), "scheduler": if_scheduler(stage)}
+    if stage == 1:
+        parts["unet"] = text_unet(**IF_UNET)
+        write_index(folder, "IFPipeline", parts)
+    else:
+        parts["unet"] = text_unet(**IF_UNET | {"in_channels": 6, "sample_size": 16, "class_embed_type": "timestep"})
+        parts["image_noising_scheduler"] = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
+        write_index(folder, "IFSuperResolutionPipeline", parts)
+    return parts
+
+
+@pytest.fixture
+def embeddings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty embedding cache."""
+    monkeypatch.setenv("DIFFKIT_CACHE", str(tmp_path / "kit"))
+    return tmp_path / "kit" / "embeddings"
 
 
 @pytest.fixture

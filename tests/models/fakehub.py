@@ -1,4 +1,4 @@
-"""A small Hub on 127.0.0.1: repositories are folders, one commit each; gated and missing ones answer as the Hub does."""
+"""A small Hub on 127.0.0.1: repositories are folders with one commit; gated and missing ones answer as there."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ class FakeHub:
 
     def fetched(self) -> list[str]:
         """The files whose content was downloaded."""
-        return [r.split("/resolve/")[1].split("/", 1)[1] for r in self.requests if r.startswith("GET") and "/resolve/" in r]
+        return [
+            r.split("/resolve/")[1].split("/", 1)[1] for r in self.requests if r.startswith("GET") and "/resolve/" in r
+        ]
 
 
 @contextmanager

@@ -1,0 +1,56 @@
+# diffkit: `make demo` on an empty machine makes the environment, trains the default recipe and draws with it.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.diffkit-setup
+DEMO := runs/demo
+
+.PHONY: help setup demo test test-slow check bench clean
+
+help:
+	@echo "make setup      the environment, in $(VENV)"
+	@echo "make demo       train the embedded digits for a few minutes and draw some"
+	@echo "make test       the tests (no network, minutes)"
+	@echo "make test-slow  the long ones: kill and resume, several processes, real data"
+	@echo "make check      format, lint, types, tests: the gate"
+	@echo "make bench      timings, as JSON"
+	@echo "make clean      what demo and the tools wrote; not the environment"
+
+setup: $(STAMP)
+
+# Made again where a requirement changed. An environment that is there already is kept and brought up to date.
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit("diffkit needs Python 3.11 or newer; try: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/diffkit train --out $(DEMO)
+	$(BIN)/diffkit sample $(DEMO) --class 0,1,2,3,4,5,6,7,8,9 -n 50 --guidance 2 --out $(DEMO)/demo
+	@echo
+	@echo "The digits that the network drew:   $(DEMO)/demo/"
+	@echo "How they came about while training: $(DEMO)/samples/"
+	@echo "The loss, and the model's card:     $(DEMO)/loss.png, $(DEMO)/README.md"
+	@echo "More: $(BIN)/diffkit sample $(DEMO) --class 7 -n 16 --guidance 2 --gif"
+
+# One thread in each process: two workers with all cores' threads each would slow one another down.
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+test: setup
+	$(PYTEST)
+
+test-slow: setup
+	$(PYTEST) -m slow
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(PYTEST)
+
+bench: setup
+	$(BIN)/python benchmarks/startup.py
+
+clean:
+	rm -rf $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache

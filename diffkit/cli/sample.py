@@ -1,0 +1,230 @@
+"""`diffkit sample`: pictures from noise."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from diffkit.cli import options
+from diffkit.cli.progress import Bar
+from diffkit.cli.runner import Output, command
+from diffkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from diffkit.tasks.generate import Settings
+
+DEFAULT_RUN = Path("runs/digits")
+
+Where = Annotated[
+    str | None, typer.Argument(metavar="[MODEL]", help="A run's or model's folder, or a Hub id; runs/digits if there.")
+]
+Count = Annotated[
+    int | None, typer.Option("--num", "-n", min=1, help="How many pictures; one per class when left out.")
+]
+Timesteps = Annotated[str | None, typer.Option("--timesteps", help="The grid itself: descending, 999,750,500,250,0.")]
+Spacing = Annotated[str | None, typer.Option("--spacing", help="Of the grid: leading, trailing or linspace.")]
+StopNoise = Annotated[
+    int | None, typer.Option("--stop-noise-after", min=0, metavar="N", help="No fresh noise after N steps.")
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Pictures per batch.")]
+Columns = Annotated[int | None, typer.Option("--columns", min=1, help="Pictures per row of the grid.")]
+Raw = Annotated[bool, typer.Option("--raw/--ema", help="A run's last weights, in place of their moving average.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    command(app, "sample")(sample)
+
+
+def sample(
+    model: Where = None,
+    classes: options.Classes = None,
+    guidance: options.Guidance = None,
+    steps: options.Steps = None,
+    scheduler: options.Scheduler = None,
+    spacing: Spacing = None,
+    eta: options.Eta = 0.0,
+    timesteps: Timesteps = None,
+    stop_noise_after: StopNoise = None,
+    seed: options.Seed = 0,
+    num: Count = None,
+    batch_size: BatchSize = 64,
+    columns: Columns = None,
+    gif: options.Gif = False,
+    raw: Raw = False,
+    out: options.Out = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    revision: options.Revision = None,
+    variant: options.Variant = None,
+    allow_pickle: options.AllowPickle = False,
+    dry_run: options.DryRun = False,
+) -> Output:
+    """Draw pictures from noise, of a class where the model knows classes; `--class all` draws one of each."""
+    from diffkit.tasks.generate import Settings, check_settings
+
+    began = time.perf_counter()
+    source = model or _default_model()
+    settings = Settings(scheduler, steps, spacing, eta, _numbers(timesteps), stop_noise_after, guidance)
+    check_settings(settings)
+    if dry_run:
+        return _estimate(source, revision, settings, num or max(1, len(_split(classes))), batch_size)
+    from diffkit.tasks.album import Album, Film, make_recipe
+
+    Album("sample", out, num or 1)  # fails before anything is loaded
+    rank, world, place, wait = _processes(device)
+    from diffkit.models import load
+
+    drawn = load(
+        source, device=place, dtype=dtype, revision=revision, variant=variant, allow_pickle=allow_pickle,
+        weights="raw" if raw else "ema",
+    )  # fmt: skip
+    loaded = time.perf_counter()
+    names = _labels(drawn, classes)
+    count = num or len(names)
+    labels = [names[k % len(names)] for k in range(count)]
+    seeds = [seed + k for k in range(count)]
+    columns = columns or (len(names) if len(names) > 1 else None)
+    album, film = Album("sample", out, count), Film(drawn.codec, columns) if gif and rank == 0 else None
+    arguments = {
+        "model": source, "classes": [n for n in names if n is not None] or None, "guidance": guidance, "steps": steps,
+        "scheduler": scheduler, "spacing": spacing, "eta": eta or None, "timesteps": timesteps,
+        "stop_noise_after": stop_noise_after, "seed": seed, "num": count, "batch_size": batch_size,
+        "raw": raw or None, "dtype": dtype, "revision": revision, "variant": variant,
+    }  # fmt: skip
+    recipe = make_recipe("sample", arguments, drawn)
+    grid_of, calls = _draw(drawn, seeds, labels, settings, album, film, recipe, batch_size, rank, world)
+    denoised = time.perf_counter()
+    wait()
+    sheet = animation = None
+    if rank == 0:
+        captions = [label or "" for label in labels] if len(set(labels)) > 1 else None
+        sheet = album.write_grid(seeds, recipe, columns, captions)
+        animation = album.write_gif(film) if film else None
+    payload = {
+        "images": [str(album.path(s)) for s in seeds],
+        "grid": sheet and str(sheet),
+        "gif": animation and str(animation),
+        "model": {"id": drawn.id, "revision": drawn.revision, "family": drawn.family},
+        "seeds": seeds,
+        "steps": len(grid_of),
+        "timesteps": grid_of,
+        "unet_calls": calls,
+        "seconds": {
+            "load": round(loaded - began, 3),
+            "denoise": round(denoised - loaded, 3),
+            "total": round(time.perf_counter() - began, 3),
+        },
+    }
+    return Output({k: v for k, v in payload.items() if v is not None}, _lines(payload, album, count))
+
+
+def _draw(
+    model: Any, seeds: list[int], labels: list[str | None], settings: Settings, album: Any, film: Any,
+    recipe: dict[str, Any], batch_size: int, rank: int, world: int,
+) -> tuple[list[float], int]:  # fmt: skip
+    """Draw and write this process's pictures; return the timesteps and the network calls of the whole job."""
+    from diffkit.tasks.generate import batches, generate, timesteps_of
+
+    visited = timesteps_of(model, settings)
+    mine = len(batches(len(seeds), batch_size, rank, world))
+    with Bar("sampling", mine * len(visited)) as bar:
+
+        def on_step(step: Any, positions: range) -> None:
+            bar.advance()
+            if film is not None:
+                film.shoot(step, positions)
+
+        for done in generate(
+            model, seeds, labels, settings, batch_size=batch_size, rank=rank, world=world, on_step=on_step
+        ):
+            for picture in done:
+                own = {"seed": picture.seed, "index": picture.index, "class": picture.label}
+                album.write(picture.seed, picture.image, {**recipe, **{k: v for k, v in own.items() if v is not None}})
+    return visited, len(batches(len(seeds), batch_size)) * len(visited)
+
+
+def _lines(payload: dict[str, Any], album: Any, count: int) -> list[str]:
+    seconds = payload["seconds"]["denoise"]
+    lines = [f"{count} picture{'s' if count > 1 else ''}, {payload['steps']} steps, {seconds:.1f} s"]
+    if count == 1:
+        lines.append(f"picture  {payload['images'][0]}")
+    else:
+        lines += [f"grid     {payload['grid']}", f"pictures {album.folder}"]
+    return lines + ([f"gif      {payload['gif']}"] if payload["gif"] else [])
+
+
+def _default_model() -> str:
+    if (DEFAULT_RUN / "model_index.json").is_file():
+        import logging
+
+        logging.getLogger("diffkit").info("no model is named: %s is used", DEFAULT_RUN)
+        return str(DEFAULT_RUN)
+    raise UsageError(
+        f"no model is named, and there is no {DEFAULT_RUN}", "Run `diffkit train` first, or give a folder or a Hub id."
+    )
+
+
+def _numbers(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--timesteps {text!r}: give whole numbers with commas, 999,750,500,250,0") from None
+
+
+def _split(classes: list[str] | None) -> list[str]:
+    return [part.strip() for entry in classes or [] for part in entry.split(",") if part.strip()]
+
+
+def _labels(model: Any, classes: list[str] | None) -> list[str | None]:
+    """Return the class names that were asked for, in the model's own spelling; [None] where none was."""
+    known = model.class_names
+    wanted: list[str] = []
+    for entry in classes or []:
+        if entry in known:  # a name may hold a comma
+            wanted.append(entry)
+        elif entry == "all":
+            if not known:
+                raise UsageError("--class all: this model is unconditional and has no classes", "Leave --class out.")
+            wanted += known
+        else:
+            wanted += _split([entry])
+    cond = model.encode(wanted) if wanted else None  # refuses unknown ones
+    if cond is None:
+        return [None]
+    return [known[int(label)] for label in cond.tensors["class_labels"]]
+
+
+def _processes(device: str) -> tuple[int, int, str, Any]:
+    """Return (rank, number of processes, device, barrier); under `accelerate launch` the launcher decides."""
+    import os
+
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return 0, 1, device, lambda: None
+    from accelerate import PartialState
+
+    state = PartialState()
+    place = str(state.device) if device == "auto" else device
+    return state.process_index, state.num_processes, place, state.wait_for_everyone
+
+
+def _estimate(source: str, revision: str | None, settings: Settings, count: int, batch_size: int) -> Output:
+    from diffkit.tasks.generate import estimate
+
+    facts = estimate(source, revision, settings, count, batch_size)
+    shown = ", ".join(f"{t:g}" for t in facts["timesteps"])
+    return Output(
+        facts,
+        [
+            f"pictures    {count}, in batches of {min(batch_size, count)}",
+            f"steps       {facts['steps']}",
+            f"UNet calls  {facts['unet_calls']}",
+            f"parameters  {facts['parameters'] / 1e6:.2f} M, {facts['weights_mb']:.0f} MB in fp32",
+            f"timesteps   {shown}",
+        ],
+    )

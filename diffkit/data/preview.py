@@ -1,0 +1,49 @@
+"""One picture of the first images that training would see, as it would see them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from diffkit.data.datasets import open_dataset
+from diffkit.data.loader import Loader
+from diffkit.images import from_tensor
+from diffkit.pictures import grid, output_folder, write_png
+from diffkit.schema import DatasetSpec
+
+
+def preview(spec: DatasetSpec, *, num: int, seed: int, out: Path | None) -> tuple[Path, dict[str, Any]]:
+    """Write a grid of the first `num` images of the training stream, labelled with class or caption.
+
+    Args:
+        spec: The recipe's dataset section.
+        num: How many images.
+        seed: The run's seed: order and augmentation.
+        out: A folder, or a .png file; `outputs` when left out.
+
+    Returns:
+        The picture's path, and what is in it, JSON-able.
+    """
+    spec = spec.model_copy(update={"cache": "disk", "workers": 0})  # nothing is read that is not shown
+    if out is not None and out.suffix.lower() == ".png":
+        output_folder(out.parent)
+        picture = out
+    else:
+        picture = output_folder(out or Path("outputs")) / f"data-preview-{seed}.png"
+    dataset = open_dataset(spec, seed=seed)
+    loader = Loader(dataset, spec, batch_size=num, seed=seed)
+    batch = next(loader.stream())
+    names = None
+    if batch.labels is not None and dataset.class_names:
+        names = [dataset.class_names[k] for k in batch.labels.tolist()]
+    elif batch.captions is not None:
+        names = [caption if len(caption) <= 40 else caption[:39] + "…" for caption in batch.captions]
+    write_png(picture, grid(from_tensor(batch.images), labels=names), None)
+    return picture, {
+        "dataset": spec.name,
+        "seeds": [seed],
+        "shape": list(loader.shape),
+        "ids": batch.ids.tolist(),
+        "labels": names,
+        "skipped": loader.skipped,
+    }

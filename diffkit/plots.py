@@ -1,0 +1,103 @@
+"""Plots as PNG files: loss curves and noise schedules.
+
+Figures are made without pyplot, so that there is no global state, no display and no backend to choose. What is plotted
+is computed elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+_SMOOTH = 0.02  # share of the rows that the thick line of a loss curve averages over
+
+
+def loss_curve(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> Path:
+    """Plot a run's loss, validation loss and learning rate over its updates.
+
+    Args:
+        rows: Of `metrics.jsonl`: `step`, and any of `loss`, `validation_loss`, `lr`; missing or null values are gaps.
+        path: The PNG to write; a half-written file never takes its place.
+    """
+    figure, axes = _figure()
+    steps, losses = _column(rows, "loss")
+    if steps:
+        axes.plot(steps, losses, color="tab:blue", alpha=0.3, linewidth=0.8)
+        axes.plot(steps, smooth(losses, max(1, round(len(losses) * _SMOOTH))), color="tab:blue", label="loss")
+    held_steps, held = _column(rows, "validation_loss")
+    if held_steps:
+        axes.plot(held_steps, held, color="tab:orange", marker=".", label="validation loss")
+    positive = [value for value in losses + held if value > 0]
+    if positive and len(positive) == len(losses) + len(held):
+        axes.set_yscale("log")
+    axes.set_xlabel("update")
+    axes.set_ylabel("loss")
+    axes.grid(True, which="both", alpha=0.2)
+    lr_steps, rates = _column(rows, "lr")
+    if lr_steps:
+        right = axes.twinx()
+        right.plot(lr_steps, rates, color="tab:grey", linewidth=0.8, linestyle="--", label="learning rate")
+        right.set_ylim(bottom=0)
+        right.set_ylabel("learning rate")
+    handles = [line for part in figure.axes for line in part.get_lines() if not str(line.get_label()).startswith("_")]
+    if handles:
+        axes.legend(handles=handles, loc="upper right")
+    return _save(figure, path)
+
+
+def noise_schedules(curves: Mapping[str, Sequence[float]], path: str | os.PathLike[str]) -> Path:
+    """Plot noise schedules side by side: the signal that is left, and the log signal-to-noise ratio.
+
+    Args:
+        curves: By name, the cumulative alphas abar_0 ... abar_{T-1}, each in [0, 1].
+        path: The PNG to write.
+    """
+    from math import log
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name, abar in curves.items():
+        left.plot(range(len(abar)), abar, label=name)
+        inside = [(t, log(a / (1 - a))) for t, a in enumerate(abar) if 0 < a < 1]
+        right.plot([t for t, _ in inside], [value for _, value in inside], label=name)
+    for axes, label in ((left, "abar, the signal's share of the variance"), (right, "log SNR = log abar/(1 - abar)")):
+        axes.set_xlabel("t")
+        axes.set_ylabel(label)
+        axes.grid(True, alpha=0.2)
+    if curves:
+        left.legend()
+    return _save(figure, path)
+
+
+def smooth(values: Sequence[float], window: int) -> list[float]:
+    """Return the running mean over the last `window` values; the first ones average over as many as there are."""
+    total, result = 0.0, []
+    for i, value in enumerate(values):
+        total += value
+        if i >= window:
+            total -= values[i - window]
+        result.append(total / min(i + 1, window))
+    return result
+
+
+def _column(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], list[float]]:
+    pairs = [(row["step"], row[key]) for row in rows if row.get(key) is not None and "step" in row]
+    return [step for step, _ in pairs], [value for _, value in pairs]
+
+
+def _figure() -> tuple[Figure, Any]:
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _save(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    FigureCanvasAgg(figure).print_png(temporary, metadata={"Software": None})
+    temporary.replace(target)
+    return target

@@ -1,0 +1,260 @@
+"""Pictures from noise: a plan of seeds, classes and batches, and the loop over it.
+
+Batches are cut by the position of a picture in the whole list and dealt to processes as they are, so any number of
+processes makes the same pictures, bit for bit. Writing files is the caller's business.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffkit.errors import NumericalError, UsageError
+from diffkit.guidance import cfg
+from diffkit.sampling import denoise, generators, pure_noise, set_grid
+from diffkit.schedulers import SAMPLERS, canonical, default_sampler, make_sampler
+from diffkit.types import Cond, Denoiser, Step
+
+LOG = logging.getLogger("diffkit.tasks")
+
+DEFAULT_GUIDANCE = 2.0
+GIF_FRAMES = 48
+GIF_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How pictures are drawn; None means the model's default.
+
+    Attributes:
+        scheduler: A sampler's name; DDIM, or Euler for flows, when left out.
+        steps: Sampling steps; the sampler's default when left out.
+        spacing: leading, trailing or linspace; the model's when left out.
+        eta: DDIM's share of fresh noise.
+        timesteps: A custom grid in place of `steps`.
+        stop_noise_after: Steps with fresh noise, before the rest go without.
+        guidance: Guidance scale; 2 for a conditional model when left out.
+    """
+
+    scheduler: str | None = None
+    steps: int | None = None
+    spacing: str | None = None
+    eta: float = 0.0
+    timesteps: tuple[int, ...] | None = None
+    stop_noise_after: int | None = None
+    guidance: float | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One finished picture.
+
+    Attributes:
+        index: Position in the whole list.
+        seed: Its seed.
+        label: Its class, as it was asked for, or None.
+        image: (C, H, W) fp32 on the CPU, about [-1, 1].
+    """
+
+    index: int
+    seed: int
+    label: str | None
+    image: Tensor
+
+
+def batches(count: int, batch_size: int, rank: int = 0, world: int = 1) -> list[range]:
+    """Cut positions 0..count-1 into batches; process `rank` of `world` gets every world-th of them."""
+    whole = [range(first, min(first + batch_size, count)) for first in range(0, count, batch_size)]
+    return whole[rank::world]
+
+
+def check_settings(settings: Settings) -> None:
+    """Refuse what no model could do, before one is loaded.
+
+    Raises:
+        UsageError: Unknown scheduler, options that exclude each other or have no effect, or a broken grid.
+    """
+    name = canonical(settings.scheduler) if settings.scheduler else None
+    if settings.timesteps is not None:
+        if settings.steps is not None or settings.spacing is not None:
+            raise UsageError("--timesteps is the whole grid; --steps and --spacing have no place beside it")
+        grid = settings.timesteps
+        if not grid or list(grid) != sorted(set(grid), reverse=True) or grid[-1] < 0:
+            raise UsageError(f"--timesteps {','.join(map(str, grid))}: give descending whole numbers, 999,750,...,0")
+    if settings.eta and name not in (None, "ddim"):
+        raise UsageError(f"--eta belongs to ddim; the scheduler is {name}", "Leave --eta out.")
+    if settings.stop_noise_after is not None and name != "ddpm" and not settings.eta:
+        raise UsageError(
+            f"--stop-noise-after: {name or 'ddim with eta 0'} has no noise that it could stop",
+            "Use --scheduler ddpm, or ddim with --eta.",
+        )
+
+
+def prepare(base: Any, settings: Settings) -> Any:
+    """Make the scheduler with its grid set.
+
+    Args:
+        base: The model's own scheduler; not changed.
+        settings: What was asked for.
+
+    Raises:
+        UsageError: The sampler or the grid does not fit the model.
+    """
+    name = canonical(settings.scheduler or default_sampler(base))
+    scheduler = make_sampler(name, base, spacing=settings.spacing)
+    if settings.eta and name != "ddim":
+        raise UsageError(f"--eta belongs to ddim; the scheduler is {name}", "Leave --eta out.")
+    levels = int(base.config.num_train_timesteps)
+    steps = None if settings.timesteps else settings.steps or min(SAMPLERS[name].steps or levels, levels)
+    set_grid(scheduler, steps, settings.timesteps)
+    return scheduler
+
+
+def generate(
+    model: Any,
+    seeds: Sequence[int],
+    labels: Sequence[str | None] | None = None,
+    settings: Settings | None = None,
+    *,
+    batch_size: int = 64,
+    rank: int = 0,
+    world: int = 1,
+    on_step: Callable[[Step, range], None] | None = None,
+) -> Iterator[list[Picture]]:
+    """Draw one picture per seed; finished batches are yielded.
+
+    Args:
+        model: A loaded model.
+        seeds: One per picture.
+        labels: One class per picture, or None for the null class.
+        settings: How.
+        batch_size: Pictures per batch; a picture does not depend on it beyond rounding.
+        rank: This process.
+        world: Number of processes.
+        on_step: Called after each step with the step and the positions of its batch.
+
+    Raises:
+        UsageError: Settings that do not fit the model.
+        NumericalError: The result is not finite.
+    """
+    settings = settings or Settings()
+    wanted = list(labels) if labels is not None else [None] * len(seeds)
+    for positions in batches(len(seeds), batch_size, rank, world):
+        some = [seeds[k] for k in positions]
+        names = [wanted[k] for k in positions]
+        x: Tensor | None = None
+        for step in steps_of(model, some, names, settings):
+            x = step.x
+            if on_step is not None:
+                on_step(step, positions)
+        assert x is not None
+        images = model.codec.decode(x).float().cpu()
+        if not torch.isfinite(images).all():
+            raise NumericalError("the pictures are not finite numbers", "Try --dtype fp32, or another --scheduler.")
+        yield [Picture(k, seeds[k], wanted[k], image) for k, image in zip(positions, images, strict=True)]
+
+
+def steps_of(model: Any, seeds: Sequence[int], labels: Sequence[str | None], settings: Settings) -> Iterator[Step]:
+    """Draw one batch, step by step.
+
+    A one-step denoiser is asked once, about pure noise: what it answers is the mean of the data.
+    """
+    random = generators(seeds)
+    noise = model.noise(random)
+    net, cond = conditioned(model, labels, settings.guidance)
+    if model.meta.prediction == "one_step":
+        _check_one_step(settings)
+        t = torch.zeros((), dtype=torch.long)
+        with torch.no_grad():
+            out = net(noise, t, cond).out
+        yield Step(0, 1, t, out, out)
+        return
+    scheduler = prepare(model.scheduler, settings)  # a new one: a multistep solver remembers the batch before
+    yield from denoise(
+        net,
+        pure_noise(scheduler, noise),
+        scheduler,
+        cond,
+        generators=random,
+        eta=settings.eta,
+        stop_noise_after=settings.stop_noise_after,
+    )
+
+
+def _check_one_step(settings: Settings) -> None:
+    asked = (settings.scheduler, settings.steps, settings.spacing, settings.timesteps, settings.stop_noise_after)
+    if any(value is not None for value in asked) or settings.eta:
+        raise UsageError(
+            "this model is a one-step denoiser: it has no sampling steps to choose",
+            "Leave --scheduler, --steps, --spacing, --timesteps, --eta and --stop-noise-after out.",
+        )
+
+
+def conditioned(model: Any, labels: Sequence[str | None], guidance: float | None) -> tuple[Denoiser, Cond]:
+    """Return the (guided) denoiser and the condition of a batch."""
+    cond = model.encode(list(labels))
+    null = all(label in (None, "") for label in labels)
+    scale = effective_guidance(model, guidance, null)
+    if scale == 1.0:
+        return model, cond
+    return cfg(model, model.uncond(len(labels)), scale, levels=model.scheduler.config.num_train_timesteps), cond
+
+
+def effective_guidance(model: Any, guidance: float | None, null: bool) -> float:
+    """Return the scale that is used: 1 (no second pass) where there is nothing to guide.
+
+    Raises:
+        UsageError: Guidance was asked for, and the model or the missing class does not allow it.
+    """
+    if not model.num_classes:
+        if guidance not in (None, 1.0):
+            raise UsageError(
+                f"--guidance {guidance:g}: this model is unconditional, there is nothing to guide", "Leave it out."
+            )
+        return 1.0
+    if null:
+        if guidance not in (None, 0.0, 1.0):
+            raise UsageError(f"--guidance {guidance:g} without a class guides nothing", "Give --class.")
+        return 1.0
+    if guidance is not None:
+        return guidance
+    return DEFAULT_GUIDANCE if model.meta.null_class else 1.0
+
+
+def timesteps_of(model: Any, settings: Settings) -> list[float]:
+    """Return the timesteps that will be visited; [0] for a one-step denoiser, which is said."""
+    if model.meta.prediction == "one_step":
+        _check_one_step(settings)
+        LOG.info("a one-step denoiser is asked once, about pure noise: its answer is near the mean of the data")
+        return [0]
+    return [int(t) if float(t).is_integer() else float(t) for t in prepare(model.scheduler, settings).timesteps]
+
+
+def estimate(source: str, revision: str | None, settings: Settings, count: int, batch_size: int) -> dict[str, Any]:
+    """Say what sampling would take, without reading any weights.
+
+    Raises:
+        UsageError: Settings that do not fit the model.
+        ModelError: The model is not there or not of the ddpm family.
+    """
+    from diffkit.models import family_of
+    from diffkit.models.ddpm import outline
+    from diffkit.models.hub import open_repo
+
+    repo = open_repo(source, revision=revision)
+    family = family_of(repo)
+    model = outline(repo)
+    visited = timesteps_of(model, settings)
+    return {
+        "model": {"id": repo.id, "revision": repo.revision, "family": family},
+        "steps": len(visited),
+        "timesteps": visited,
+        "unet_calls": len(visited) * len(batches(count, batch_size)),
+        "parameters": model.parameters,
+        "weights_mb": model.parameters * 4 / 1e6,
+    }

@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffkit.models.ddpm import RunMeta, build_network, save_network, save_pipeline
+from diffkit.pictures import read_recipe
+from diffkit.schedules import make_noise_scheduler
+from diffkit.schema import ModelSpec, NoiseSpec
+from diffkit.tasks.generate import batches
+
+
+def make_run(folder: Path, prediction: str = "epsilon", kind: str = "embedding", size: int = 9) -> Path:
+    torch.manual_seed(0)
+    names = ["zero", "one", "two, three"] if kind != "none" else []
+    spec = ModelSpec(preset="tiny", class_conditioning=kind)
+    network = build_network(spec, shape=(1, size, size), num_classes=3)
+    noise = NoiseSpec(prediction=prediction, timesteps=20)
+    meta = RunMeta(prediction=prediction, conditioning=kind, class_names=names, resolution=size, channels=1)
+    save_pipeline(folder, network, make_noise_scheduler(noise), meta)
+    with torch.no_grad():
+        network.unet.conv_out.bias.add_(0.5)
+    save_network(folder / "unet_raw", network)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def plain_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("plain"), kind="none")
+
+
+def pixels(path: str | Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image).astype(int)
+
+
+def test_files_json_and_recipe(run_cli, run_folder: Path, tmp_path: Path) -> None:
+    ran = run_cli(
+        "sample", run_folder, "--class", "one", "-n", 3, "--seed", 5, "--steps", 4, "-o", tmp_path, "--json", "--gif"
+    )
+    assert ran.code == 0, ran.stderr
+    told = json.loads(ran.stdout)
+    assert [Path(p).name for p in told["images"]] == ["sample-5.png", "sample-6.png", "sample-7.png"]
+    assert Path(told["grid"]).name == "sample-grid.png"
+    assert told["seeds"] == [5, 6, 7]
+    assert (told["steps"], told["timesteps"], told["unet_calls"]) == (4, [19, 14, 9, 4], 4)
+    assert told["model"] == {"id": str(run_folder), "revision": None, "family": "ddpm"}
+    assert set(told["seconds"]) == {"load", "denoise", "total"}
+    assert pixels(told["images"][0]).shape == (9, 9)  # cropped back from the 10 px of the network
+    with Image.open(told["gif"]) as film:
+        assert film.n_frames == 4
+    recipe = read_recipe(told["images"][1])
+    assert (recipe["command"], recipe["seed"], recipe["index"], recipe["class"]) == ("sample", 6, 1, "one")
+    assert recipe["arguments"]["steps"] == 4
+    assert len(recipe["model"]["weights"]) == 64
+    assert {"diffkit", "torch", "diffusers", "python"} <= set(recipe["versions"])
+    assert read_recipe(told["grid"])["command"] == "sample"
+
+
+def test_picture_k_is_the_one_its_own_seed_draws(run_cli, run_folder: Path, tmp_path: Path) -> None:
+    common = ("sample", run_folder, "--class", "one", "--steps", 6, "--scheduler", "ddpm", "--json")
+    many = json.loads(run_cli(*common, "-n", 4, "--batch-size", 3, "-o", tmp_path / "many").stdout)["images"]
+    for k in range(4):
+        alone = json.loads(run_cli(*common, "--seed", k, "-o", tmp_path / f"{k}.png").stdout)["images"]
+        assert alone == [str(tmp_path / f"{k}.png")]
+        assert np.abs(pixels(alone[0]) - pixels(many[k])).max() <= 1
+
+
+def test_all_classes_in_turn(run_cli, run_folder: Path, tmp_path: Path) -> None:
+    for given, expected in (
+        (["all"], ["zero", "one", "two, three"]),
+        (["two, three"], ["two, three"]),
+        (["1,zero"], ["one", "zero"]),
+        (["2", "0"], ["two, three", "zero"]),
+    ):
+        flags = [part for name in given for part in ("--class", name)]
+        told = json.loads(run_cli("sample", run_folder, *flags, "--steps", 2, "-o", tmp_path, "--json").stdout)
+        assert [read_recipe(p)["class"] for p in told["images"]] == expected
+    told = json.loads(
+        run_cli("sample", run_folder, "-c", "all", "-n", 5, "--steps", 2, "-o", tmp_path, "--json").stdout
+    )
+    assert [read_recipe(p)["class"] for p in told["images"]] == ["zero", "one", "two, three", "zero", "one"]
+
+
+def test_guidance_and_weights_make_a_difference(run_cli, run_folder: Path, tmp_path: Path) -> None:
+    shown = []
+    for k, flags in enumerate((["-g", "1"], [], ["-g", "2"], ["-g", "8"], ["-g", "1", "--raw"])):
+        file = tmp_path / f"{k}.png"
+        assert run_cli("sample", run_folder, "-c", "one", "--steps", 5, *flags, "-o", file).code == 0
+        shown.append(pixels(file))
+    assert (shown[1] == shown[2]).all()  # 2 is the default
+    assert not (shown[0] == shown[3]).all()
+    assert not (shown[0] == shown[4]).all()
+
+
+@pytest.mark.parametrize("prediction", ["flow", "linear_mix", "v_prediction"])
+def test_every_objective_draws(run_cli, tmp_path: Path, prediction: str) -> None:
+    folder = make_run(tmp_path / "run", prediction, "concat", 8)
+    told = json.loads(run_cli("sample", folder, "-c", "all", "--steps", 3, "-o", tmp_path, "--json").stdout)
+    assert told["steps"] == 3
+    if prediction != "v_prediction":
+        assert told["timesteps"] == pytest.approx([20, 40 / 3, 20 / 3])
+
+
+def test_a_one_step_denoiser_is_asked_once_and_says_so(run_cli, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", "one_step", "none")
+    ran = run_cli("sample", folder, "-n", 2, "-o", tmp_path, "--json")
+    assert json.loads(ran.stdout)["unet_calls"] == 1
+    assert "mean of the data" in ran.stderr
+    assert run_cli("sample", folder, "--steps", 5, "-o", tmp_path).code == 2
+
+
+def test_custom_grid_and_stopped_noise(run_cli, plain_folder: Path, tmp_path: Path) -> None:
+    flags = ("--timesteps", "19,7,2", "--scheduler", "ddpm", "--stop-noise-after", 1)
+    told = json.loads(run_cli("sample", plain_folder, *flags, "-o", tmp_path, "--json").stdout)
+    assert told["timesteps"] == [19, 7, 2]
+    assert told["steps"] == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--scheduler", "eulr"], "eulr"),
+        (["--spacing", "log"], "--spacing"),
+        (["--timesteps", "5,9"], "--timesteps"),
+        (["--timesteps", "a,b"], "--timesteps"),
+        (["--timesteps", "9,5", "--steps", "3"], "whole grid"),
+        (["--eta", "0.5", "--scheduler", "ddpm"], "--eta"),
+        (["--stop-noise-after", "3"], "--stop-noise-after"),
+        (["--out", "pictures.png", "-n", "2"], "one file"),
+        (["--out", "blocked/here"], "cannot be written"),
+        (["--device", "tpu!"], "--device"),
+    ],
+)
+def test_usage_errors_come_before_the_model(
+    run_cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "blocked").write_text("")
+    ran = run_cli("sample", "no/such-model", *flags)
+    assert ran.code == 2, ran.stderr
+    assert message in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--class", "four"], "four"),
+        (["--guidance", "3"], "without a class"),
+        (["--steps", "21"], "20 timesteps"),
+        (["--scheduler", "flow_euler"], "does not fit"),
+    ],
+)
+def test_what_does_not_fit_the_model(run_cli, run_folder: Path, tmp_path: Path, flags: list[str], message: str) -> None:
+    ran = run_cli("sample", run_folder, *flags, "-o", tmp_path)
+    assert ran.code == 2
+    assert message in ran.stderr
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_an_unconditional_model_has_no_classes_and_no_guidance(run_cli, plain_folder: Path, tmp_path: Path) -> None:
+    for flags in (["--class", "all"], ["--class", "1"], ["--guidance", "2"]):
+        assert run_cli("sample", plain_folder, *flags, "-o", tmp_path).code == 2
+    assert run_cli("sample", plain_folder, "--steps", 2, "-o", tmp_path).code == 0
+
+
+def test_dry_run_loads_no_weights_and_writes_nothing(run_cli, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    for weights in folder.glob("*/*.safetensors"):
+        weights.unlink()
+    ran = run_cli("sample", folder, "-n", 100, "--dry-run", "--json", "-o", tmp_path / "out")
+    told = json.loads(ran.stdout)
+    assert (told["steps"], told["unet_calls"]) == (20, 40)
+    assert told["parameters"] > 10_000
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_model_left_out(run_cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = run_cli("sample")
+    assert ran.code == 2
+    assert "diffkit train" in ran.stderr
+    make_run(tmp_path / "runs" / "digits")
+    ran = run_cli("sample", "--steps", 2, "-c", "all")
+    assert ran.code == 0
+    assert "runs/digits is used" in ran.stderr
+    assert sorted(p.name for p in (tmp_path / "outputs").iterdir()) == [
+        "sample-0.png", "sample-1.png", "sample-2.png", "sample-grid.png",
+    ]  # fmt: skip
+
+
+def test_missing_model_is_exit_code_4(run_cli, tmp_path: Path) -> None:
+    assert run_cli("sample", tmp_path / "nothing", "-o", tmp_path).code == 4
+
+
+def test_batches_are_dealt_whole() -> None:
+    assert [list(b) for b in batches(7, 3)] == [[0, 1, 2], [3, 4, 5], [6]]
+    dealt = [b for rank in range(4) for b in batches(50, 6, rank, 4)]
+    assert sorted(k for b in dealt for k in b) == list(range(50))
+    assert {tuple(b) for b in dealt} == {tuple(b) for b in batches(50, 6)}
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_same_files(run_folder: Path, tmp_path: Path) -> None:
+    told = {}
+    for world, launcher in ((1, []), (2, ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m"])):
+        out = tmp_path / str(world)
+        command = [sys.executable, "-m", *launcher, "diffkit", "sample", str(run_folder), "--class", "all", "-n", "7",
+                   "--batch-size", "2", "--steps", "5", "--out", str(out), "--json"]  # fmt: skip
+        done = subprocess.run(
+            command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        told[world] = json.loads(done.stdout)
+    names = sorted(p.name for p in (tmp_path / "1").iterdir())
+    assert names == sorted(p.name for p in (tmp_path / "2").iterdir())
+    assert len(names) == 8
+    for name in names:
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+    assert told[1]["seeds"] == told[2]["seeds"]
