@@ -176,6 +176,12 @@ def canonical(name: str) -> str:
     return key
 
 
+def check_spacing(spacing: str | None) -> None:
+    """Refuse a spacing of timesteps that no scheduler knows."""
+    if spacing is not None and spacing not in SPACINGS:
+        raise UsageError(f"--spacing {spacing!r} is not one of {', '.join(SPACINGS)}")
+
+
 def is_flow(scheduler: Any) -> bool:
     """Say whether a scheduler integrates a flow's velocity."""
     return any(cls.__name__.startswith("FlowMatch") for cls in type(scheduler).__mro__)
@@ -200,8 +206,7 @@ def make_sampler(name: str | None, base: Any, *, spacing: str | None = None, **o
     """
     key = canonical(name or default_sampler(base))
     row = SAMPLERS[key]
-    if spacing is not None and spacing not in SPACINGS:
-        raise UsageError(f"--spacing {spacing!r} is not one of {', '.join(SPACINGS)}")
+    check_spacing(spacing)
     cls: Any = {"DDIMScheduler": GridDDIM, "DDPMScheduler": GridDDPM}.get(row.cls) or getattr(diffusers, row.cls)
     if row.flow != is_flow(base):
         kind = "flow" if is_flow(base) else "diffusion"
@@ -278,6 +283,9 @@ def _translated(base: Any, takes: Any, row: Sampler) -> dict[str, Any]:
         changes["variance_type"] = None
     if config.get("clip_sample") and "thresholding" in takes and "clip_sample" not in takes:
         changes.update(thresholding=True, sample_max_value=config.get("clip_sample_range", 1.0), static_clip=True)
+    # PNDM's own default would leave the first level's noise in the picture.
+    if "set_alpha_to_one" in takes and "set_alpha_to_one" not in config:
+        changes["set_alpha_to_one"] = True
     # The half-log-SNR of the cosine schedule falls too far at its end for these solvers (diffusers' own advice).
     if "lambda_min_clipped" in takes and config.get("beta_schedule") == "squaredcos_cap_v2":
         changes["lambda_min_clipped"] = -5.1

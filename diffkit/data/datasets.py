@@ -52,7 +52,7 @@ class Digits:
 
 
 def _digits() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, np.dtype[np.int64]]]:
-    """Values (1797, 8, 8) in 0..16 and labels, from scikit-learn's file: importing it takes longer than all the rest."""
+    """Values (1797, 8, 8) in 0..16 and labels, from scikit-learn's file: importing it takes far longer."""
     package = find_spec("sklearn")
     file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz" if package and package.origin else None
     if file is not None and file.is_file():

@@ -75,14 +75,16 @@ def load(
         UsageError: Unknown device, type or scheduler.
         ModelError: The model is missing, gated, broken or of an unknown family.
     """
-    from diffkit.models.devices import pick_device, pick_dtype
     from diffkit.models.hub import open_repo
+
+    repo = open_repo(id_or_path, revision=revision)  # first: a model out of reach is said before torch is imported
+    name = family_of(repo)
+    from diffkit.models.devices import pick_device, pick_dtype
 
     place = pick_device(device)
     if dtype != "auto":  # else the family's own choice
         options["dtype"] = pick_dtype(dtype)
-    repo = open_repo(id_or_path, revision=revision)
-    family = import_module(f"diffkit.models.{family_of(repo)}")
+    family = import_module(f"diffkit.models.{name}")
     model = family.from_repo(repo, device=place, variant=variant, allow_pickle=allow_pickle, **options)
     if scheduler is not None:
         from diffkit.schedulers import make_sampler

@@ -95,6 +95,11 @@ def _automatic(device: torch.device, weights: int) -> str:
     return "low" if free > weights + 2**29 else "lowest"
 
 
+def default_dtype(device: torch.device) -> torch.dtype:
+    """Return the type of a large model's weights on a device: half precision on CUDA, fp32 elsewhere."""
+    return torch.float16 if device.type == "cuda" else torch.float32
+
+
 def place(module: nn.Module, device: torch.device, plan: MemoryPlan) -> nn.Module:
     """Put a module where it will work; with sequential offload its layers follow the call, one by one."""
     if plan.offload == "sequential" and device.type != "cpu":

@@ -21,12 +21,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffkit.errors import ModelError
+from diffkit.errors import ModelError, UsageError
 from diffkit.models.hub import Repo, load_component, load_config, quiet_libraries
+from diffkit.models.memory import default_dtype, make_plan
+from diffkit.models.weights import preferred
 
 LOG = logging.getLogger("diffkit.models")
 
 MAX_TOKENS = 77  # CLIP's context; T5 takes more, but DeepFloyd IF was trained with 77
+
+# The text encoder of each family that has one.
+KINDS = {"stable_diffusion": "clip", "deepfloyd": "t5"}
 
 # Files a tokenizer cannot do without; without them transformers makes up an empty vocabulary and says nothing.
 _VOCABULARY = {
@@ -218,6 +223,31 @@ class PromptEncoder:
         mask = tokens.attention_mask.to(self.device) if masked else None
         out = encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0]
         return out[0].to(self.dtype).cpu()
+
+
+def open_encoder(
+    repo: Repo, *, device: str = "auto", dtype: str = "auto", memory: str = "auto", variant: str | None = None,
+    allow_pickle: bool = False,
+) -> PromptEncoder:  # fmt: skip
+    """Open a repository for its prompts alone: neither its UNet nor anything else of it is fetched.
+
+    Raises:
+        UsageError: Unknown device, type or memory level, or a model that knows no prompts.
+        ModelError: Its family is unknown.
+    """
+    from diffkit.models import family_of
+    from diffkit.models.devices import pick_device, pick_dtype
+
+    place = pick_device(device)
+    kind = pick_dtype(dtype) if dtype != "auto" else default_dtype(place)
+    plan = make_plan(memory, place)
+    family = family_of(repo)
+    if family not in KINDS:
+        raise UsageError(f"{repo.id} is a {family} model, which knows no prompts", "Give a text-to-image model.")
+    return PromptEncoder(
+        repo, KINDS[family], device=place, dtype=kind, prefer=variant or preferred(kind), allow_pickle=allow_pickle,
+        eight_bit=plan.text_8bit,
+    )  # fmt: skip
 
 
 def can_clean() -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor
 from diffkit.errors import UsageError
 from diffkit.models.ddpm import load_scheduler
 from diffkit.models.hub import Repo, load_component, load_config
-from diffkit.models.memory import MemoryPlan, count_parameters, make_plan, place
+from diffkit.models.memory import MemoryPlan, count_parameters, default_dtype, make_plan, place
 from diffkit.models.safety import Safety
 from diffkit.models.text import EmbeddingCache, PromptEncoder
 from diffkit.models.weights import find_weights, preferred
@@ -70,7 +70,7 @@ class TextModel:
     ) -> None:
         self.repo, self.id, self.revision = repo, repo.id, repo.revision
         self.device = torch.device(device)
-        self.dtype = dtype or (torch.float16 if self.device.type == "cuda" else torch.float32)
+        self.dtype = dtype or default_dtype(self.device)
         # Of the UNet the variant has to be there; of the other parts it is taken where it is.
         self._variant, self._allow_pickle = variant, allow_pickle
         self._prefer = variant or preferred(self.dtype)

@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
 from diffkit.errors import ModelError
 
+# Opening a repository, and failing to, must not wait for torch.
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     from diffkit.models.hub import Repo
 
 LOG = logging.getLogger("diffkit.models")
@@ -69,6 +70,8 @@ def load_component(
     Raises:
         ModelError: No usable weights, a broken file, a tensor missing or of the wrong shape, or custom code asked for.
     """
+    import torch
+
     config = load_config(repo, subfolder, "config.json")
     if "auto_map" in config:
         raise ModelError(f"{repo.id}: {subfolder or 'config.json'} names custom code (auto_map); it is not run")
@@ -78,23 +81,24 @@ def load_component(
     weights = find_weights(
         repo, subfolder, stem, variant=variant, prefer=prefer or preferred(dtype), allow_pickle=allow_pickle or old_flat
     )
+    kind = dtype or torch.get_default_dtype()
     with quiet_libraries():
         if weights.pickled:
             LOG.info("%s has no safetensors: %s is read by the restricted unpickler", repo.id, weights.names[0])
             with unpickled(repo, weights, config, stem) as folder:
-                return _from_folder(repo, cls, Weights([], None), folder, "", dtype, options)
-        return _from_folder(repo, cls, weights, repo.root, subfolder, dtype, options)
+                return _from_folder(repo, cls, Weights([], None), folder, "", kind, options)
+        return _from_folder(repo, cls, weights, repo.root, subfolder, kind, options)
 
 
 def _from_folder(
-    repo: Repo, cls: type[Any], weights: Weights, folder: Path, subfolder: str, dtype: torch.dtype | None, options: Any
+    repo: Repo, cls: type[Any], weights: Weights, folder: Path, subfolder: str, dtype: torch.dtype, options: Any
 ) -> Any:
     where = f"{repo.id}{f' ({subfolder})' if subfolder else ''}"
     keyword = "dtype" if cls.__module__.startswith("transformers.") else "torch_dtype"
     try:
         module, report = cls.from_pretrained(
             str(folder), subfolder=subfolder, variant=weights.variant, use_safetensors=True, local_files_only=True,
-            output_loading_info=True, **{keyword: dtype or torch.get_default_dtype()}, **options,
+            output_loading_info=True, **{keyword: dtype}, **options,
         )  # fmt: skip
     except Exception as error:
         if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "allocate memory" in str(error):
@@ -148,7 +152,7 @@ class Weights:
 
 def preferred(dtype: torch.dtype | None) -> str:
     """Return the variant that comes first for a number type: half the download where half the bits are wanted."""
-    return "fp16" if dtype == torch.float16 else ""
+    return "fp16" if str(dtype) == "torch.float16" else ""
 
 
 def find_weights(
@@ -235,6 +239,7 @@ def unpickled(repo: Repo, weights: Weights, config: dict[str, Any], stem: str) -
     Raises:
         ModelError: A file holds anything but tensors; it is not executed.
     """
+    import torch
     from safetensors.torch import save_file
 
     tensors: dict[str, Tensor] = {}
@@ -248,7 +253,7 @@ def unpickled(repo: Repo, weights: Weights, config: dict[str, Any], stem: str) -
             raise ModelError(
                 f"{repo.id}: {name} is refused, it holds more than tensors or is broken: {reason}", repo.fetch_hint()
             ) from None
-        if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
             raise ModelError(f"{repo.id}: {name} is refused, it is no dictionary of tensors", repo.fetch_hint())
         # Tied tensors share memory, which safetensors does not store.
         tensors.update({str(key): value.detach().clone().contiguous() for key, value in state.items()})

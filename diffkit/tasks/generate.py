@@ -17,14 +17,12 @@ from torch import Tensor
 from diffkit.errors import NumericalError, UsageError
 from diffkit.guidance import cfg
 from diffkit.sampling import denoise, generators, pure_noise, set_grid
-from diffkit.schedulers import SAMPLERS, canonical, default_sampler, make_sampler
+from diffkit.schedulers import SAMPLERS, canonical, check_spacing, default_sampler, make_sampler
 from diffkit.types import Cond, Denoiser, Step
 
 LOG = logging.getLogger("diffkit.tasks")
 
 DEFAULT_GUIDANCE = 2.0
-GIF_FRAMES = 48
-GIF_IMAGES = 64
 
 
 @dataclass(frozen=True)
@@ -80,6 +78,7 @@ def check_settings(settings: Settings) -> None:
         UsageError: Unknown scheduler, options that exclude each other or have no effect, or a broken grid.
     """
     name = canonical(settings.scheduler) if settings.scheduler else None
+    check_spacing(settings.spacing)
     if settings.timesteps is not None:
         if settings.steps is not None or settings.spacing is not None:
             raise UsageError("--timesteps is the whole grid; --steps and --spacing have no place beside it")

@@ -1,6 +1,6 @@
 """Training: the loop as a generator (`train`), whole runs (`fit`), and what they need.
 
-This room holds no network definitions (see `diffkit.models`), no datasets (`diffkit.data`), and prints nothing. Its names
+This room holds no network definitions (`diffkit.models`), no datasets (`diffkit.data`), and prints nothing. Its names
 are loaded when they are first used, so that checkpoints can be read without the network's libraries.
 """
 

@@ -36,7 +36,7 @@ def load_pretrained(recipe: Recipe, shape: tuple[int, int, int], num_classes: in
 
     Raises:
         ModelError: The source cannot be read, or is no UNet2DModel.
-        UsageError: The recipe sets a noise field that the source fixes, or a size that the network cannot take.
+        UsageError: A size that the network cannot take.
     """
     from diffusers.models.unets.unet_2d import UNet2DModel
 
@@ -66,7 +66,6 @@ def _scheduler(repo: Repo, meta: dict[str, Any], recipe: Recipe) -> tuple[Any, s
     from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
     config = repo.json("scheduler/scheduler_config.json") or repo.json("scheduler_config.json")
-    fixed = recipe.noise.model_fields_set.intersection(_KEPT)
     if config is None:  # a bare UNet: the recipe says how it was trained
         from diffkit.schedules import make_noise_scheduler
 
@@ -77,16 +76,13 @@ def _scheduler(repo: Repo, meta: dict[str, Any], recipe: Recipe) -> tuple[Any, s
     scheduler = cls.from_config(config)
     prediction = str(meta.get("prediction") or ("flow" if flow else scheduler.config.prediction_type))
     actual = {"prediction": prediction, "timesteps": scheduler.config.num_train_timesteps}
-    wrong = [
-        f"noise.{name}={getattr(recipe.noise, name)} (it has {actual.get(name, 'its own')})"
-        for name in sorted(fixed)
+    unused = [
+        f"noise.{name}={getattr(recipe.noise, name)}"
+        for name in sorted(recipe.noise.model_fields_set.intersection(_KEPT))
         if name not in actual or getattr(recipe.noise, name) != actual[name]
     ]
-    if wrong:
-        raise UsageError(
-            f"{repo.id} keeps its own noise schedule and prediction type; the recipe sets {', '.join(wrong)}",
-            "Leave these fields out, or train from scratch.",
-        )
+    if unused:
+        LOG.warning("%s keeps its own noise schedule and prediction type; not used: %s", repo.id, ", ".join(unused))
     return scheduler, prediction
 
 

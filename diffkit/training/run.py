@@ -1,6 +1,6 @@
 """A whole run: data, network, resume, the loop with its logging, checkpoints and previews, and the result on disk.
 
-`fit` is what `diffkit train` and `diffkit finetune` call; it reports through the logger and a callback; it prints nothing.
+`fit` is what `diffkit train` and `diffkit finetune` call; it reports by the logger and a callback, and prints nothing.
 """
 
 from __future__ import annotations

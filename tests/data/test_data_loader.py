@@ -217,3 +217,14 @@ def test_wrong_arguments(folder):
             Loader(dataset, spec, seed=0, **wrong)
     with pytest.raises(DataError, match="none left for training"):
         loader(spec_of(folder, limit=1, validation=0.5))
+
+
+def test_what_workers_get_survives_pickling(folder, tmp_path):
+    """Where processes are spawned, not forked, the decoder travels as a pickle."""
+    import pickle
+
+    write_parquet(tmp_path / "d.parquet", {"image": [png(picture(k)) for k in range(3)]})
+    for path in (folder, tmp_path / "d.parquet"):
+        decoder = loader(spec_of(path))._decoder
+        copy = pickle.loads(pickle.dumps(decoder))
+        assert np.array_equal(copy[(1, 0.3)], decoder[(1, 0.3)])

@@ -108,7 +108,9 @@ def test_updates_are_counted_as_training_counts_them(
     updates: int | None,
     images: int | None,
     epochs: float | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("diffkit.training.estimate.measure", lambda *_: Sizes(1, 1, 1, 1))
     facts = estimate(recipe(training=training), length, (1, 16, 16), 0, world=world)
     assert (facts["updates"], facts["images"], facts["epochs"]) == (updates, images, epochs)
 

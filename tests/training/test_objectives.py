@@ -104,7 +104,9 @@ def test_labels_are_dropped_with_the_given_probability():
 
 
 def test_positions_give_their_own_randomness():
-    seeds = {rng.derive_seed(0, "noise", step, micro, rank) for step in range(20) for micro in range(3) for rank in (0, 1)}
+    seeds = {
+        rng.derive_seed(0, "noise", step, micro, rank) for step in range(20) for micro in range(3) for rank in (0, 1)
+    }
     assert len(seeds) == 120
     assert rng.derive_seed(0, "a", 1) == rng.derive_seed(0, "a", 1)
     assert rng.derive_seed(0, 11) != rng.derive_seed(0, 1, 1)

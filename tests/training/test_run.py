@@ -18,7 +18,6 @@ from diffkit.training import checkpoint, fit
 from diffkit.training import loop as loop_module
 
 
-
 class Crash(Exception):
     pass
 
