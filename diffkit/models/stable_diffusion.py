@@ -156,8 +156,7 @@ class StableDiffusion(TextModel):
     def _make_vae(self) -> Any:
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-        # Some VAEs overflow in fp16; the library's default for those that do not say is that they do, but for the
-        # plain models' own, which are used in fp16 everywhere.
+        # Some VAEs overflow in fp16. Those of 1.x and 2.x do not and say nothing; the upscaler's does and says nothing.
         upcast = self.vae_config.get("force_upcast", self.kind == "upscale")
         dtype = torch.float32 if self.dtype == torch.float16 and upcast else self.dtype
         vae = load_component(

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("diffkit.models")
 
+# What old configurations call the unconditional UNet.
+_OLD_UNETS = ("UNet2DModel", "UNetUnconditionalModel", None)
+
 
 def load_config(repo: Repo, subfolder: str, name: str) -> dict[str, Any]:
     """Return `SUBFOLDER/NAME`, or `NAME` at the root of a flat repository.
@@ -76,7 +79,7 @@ def load_component(
     if "auto_map" in config:
         raise ModelError(f"{repo.id}: {subfolder or 'config.json'} names custom code (auto_map); it is not run")
     # Old repositories of one unconditional UNet exist with .bin weights only; the restricted unpickler reads tensors.
-    old_flat = subfolder == "" and cls.__name__ == "UNet2DModel" and config.get("_class_name") in ("UNet2DModel", None)
+    old_flat = subfolder == "" and cls.__name__ == "UNet2DModel" and config.get("_class_name") in _OLD_UNETS
     stem = "model" if cls.__module__.startswith("transformers.") else "diffusion_pytorch_model"
     weights = find_weights(
         repo, subfolder, stem, variant=variant, prefer=prefer or preferred(dtype), allow_pickle=allow_pickle or old_flat

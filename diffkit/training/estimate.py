@@ -111,7 +111,7 @@ def describe(facts: dict[str, Any]) -> list[str]:
     seen += f", {facts['epochs']:g} epochs)" if facts["epochs"] is not None else ")" if seen else ""
     lines = [
         f"parameters  {facts['parameters']:,}" + (f" ({frozen:,} frozen)" if frozen else ""),
-        f"memory      {_bytes(memory['total'])} per process: {parts}",
+        f"memory      at least {_bytes(memory['total'])} per process: {parts}",
         f"updates     {updates}{seen}, {facts['images_per_update']} images each",
         f"device      {facts['device']}, precision {facts['precision']}, processes: {facts['processes']}",
     ]
@@ -126,7 +126,11 @@ def describe(facts: dict[str, Any]) -> list[str]:
 
 
 def _memory(recipe: Recipe, sizes: Sizes) -> dict[str, int]:
-    """Bytes by kind: fp32 masters and gradients, AdamW's two moments, the average, what autograd keeps."""
+    """Bytes by kind: fp32 masters and gradients, AdamW's two moments, the average, what autograd keeps.
+
+    The kernels' workspace and the allocator's gaps come on top. Peak resident memory over this sum, measured on a CPU:
+    butterflies64 at batch 4: 1.10; course28 at batch 64: 1.42; digits16 at batch 64: 1.50.
+    """
     parts = {
         "weights": 4 * sizes.parameters,
         "gradients": 4 * sizes.trainable,
