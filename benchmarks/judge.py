@@ -1,10 +1,10 @@
 """Classifiers that judge generated pictures, trained on real images alone.
 
-`digits` is for the 16-pixel pictures of the recipe `digits`: scikit-learn's images, prepared by the same data room. `mnist`
-is for 28 pixels and reads the parquet folder `mnist` in $DIFFKIT_TEST_DATA. A small convolutional network learns the
-training part, slightly rotated, scaled and shifted; the accuracy printed is on held-out real images that it never saw
-(digits: a fixed quarter; mnist: the test split). It is kept in outputs/judges under a hash of its settings; the same
-settings and seed on the same machine give the same network.
+`digits` is for the 16-pixel pictures of the recipe `digits`: scikit-learn's images, prepared by the same data room.
+`mnist` is for 28 pixels and reads the parquet folder `mnist` in $DIFFKIT_TEST_DATA. A small convolutional network
+learns the training part, slightly rotated, scaled and shifted; the accuracy printed is on held-out real images that it
+never saw (digits: a fixed quarter; mnist: the test split). It is kept in outputs/judges under a hash of its settings;
+the same settings and seed on the same machine give the same network.
 
 Run: python benchmarks/judge.py [digits] [mnist] [--retrain]
 """
@@ -88,7 +88,9 @@ def read(settings: Settings) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tenso
         return _everything(loader), held
     folder = os.environ.get("DIFFKIT_TEST_DATA")
     if not folder or not (Path(folder) / settings.kind).is_dir():
-        raise SystemExit(f"judge {settings.kind}: set DIFFKIT_TEST_DATA to the folder that holds {settings.kind}/*.parquet")
+        raise SystemExit(
+            f"judge {settings.kind}: set DIFFKIT_TEST_DATA to the folder that holds {settings.kind}/*.parquet"
+        )
     name = str(Path(folder) / settings.kind)
     train, test = (
         _everything(_loader(DatasetSpec(name=name, split=split, resolution=settings.resolution, channels=1)))
@@ -168,7 +170,7 @@ def load_judge(kind: str, *, retrain: bool = False) -> tuple[Classify, float, in
         retrain: Do not look for an earlier one.
 
     Returns:
-        classify: images (N, 1, H, W) in [-1, 1] -> labels (N,) int64; its accuracy on held-out real images; their number.
+        classify: images (N, 1, H, W) in [-1, 1] -> labels (N,) int64; its accuracy on held-out images; their number.
     """
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file

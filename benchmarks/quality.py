@@ -1,10 +1,10 @@
 """How many class-conditional samples of a run are recognised as the class that they were asked for.
 
-n pictures are drawn (n / classes of each, seeds 0..n-1) from a folder that `diffkit train` wrote, and a classifier trained on
-real images alone (judge.py) reads them. Beside the percentage stand the judge's own accuracy on held-out real images, the
-control (the same pictures against shuffled labels: chance is 100 / classes), and the pictures' mean pixelwise spread
-within a class against the real images', which falls where a network draws the same picture again and again. A grid of
-the first pictures of each class, wrong ones marked, goes to outputs/.
+n pictures are drawn (n / classes of each, seeds 0..n-1) from a folder that `diffkit train` wrote, and a classifier
+trained on real images alone (judge.py) reads them. Beside the percentage stand the judge's own accuracy on held-out
+real images, the control (the same pictures against shuffled labels: chance is 100 / classes), and the pictures' mean
+pixelwise spread within a class against the real images', which falls where a network draws the same picture again and
+again. A grid of the first pictures of each class, wrong ones marked, goes to outputs/.
 
 Run: python benchmarks/quality.py runs/digits --judge digits [-n 200] [--guidance 2] [--steps 50] [--scheduler ddim]
 """

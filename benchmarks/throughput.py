@@ -1,10 +1,11 @@
 """Images per second of training: `diffkit train`, a bare PyTorch loop, and diffusers' train_unconditional.py.
 
-Every contestant trains the same UNet2DModel (by default the course's (32, 64, 64) at 32x32 RGB) with the same batch size and
-precision on the same images, in a process of its own, on all cores. They take turns, in another order each round, and the
-median over the rounds is shown. The clock runs from the end of one optimizer update to that of another, after a warm-up,
-and nothing is saved or drawn in between on any side (see throughput_worker.py). diffkit and the script keep an average of
-the weights, clip, and log as they do by default; the bare loop does nothing of the kind and has its images in memory.
+Every contestant trains the same UNet2DModel (by default the course's (32, 64, 64) at 32x32 RGB) with the same batch
+size and precision on the same images, in a process of its own, on all cores. They take turns, in another order each
+round, and the median over the rounds is shown. The clock runs from the end of one optimizer update to that of another,
+after a warm-up, and nothing is saved or drawn in between on any side (see throughput_worker.py). diffkit and the script
+keep an average of the weights, clip, and log as they do by default; the bare loop does nothing of the kind and has its
+images in memory.
 
 Run (all contestants but the script):
     python benchmarks/throughput.py
@@ -13,19 +14,20 @@ Beside the script, which needs torchvision (its build need not fit torch; missin
     git clone --depth 1 https://github.com/huggingface/diffusers /tmp/diffusers
     python benchmarks/throughput.py --diffusers /tmp/diffusers --torchvision /tmp/torchvision
 What each measure gives:
-    python benchmarks/throughput.py --contestants diffkit,diffkit-malloc,diffkit-sdpa,diffkit-channels-last,diffkit-no-ema
+    python benchmarks/throughput.py --contestants bare,diffkit,diffkit-malloc,diffkit-sdpa,diffkit-channels-last,...
 On a GPU:
     python benchmarks/throughput.py --device cuda --diffusers ... --steps 300 --warmup 50
     python benchmarks/throughput.py --device cuda --diffusers ... --resolution 256 --preset celebahq256 --batch-size 16
 
-`diffkit-NAME` is diffkit with one thing changed: malloc (the system's allocator), sdpa, plain (attention), channels-last,
-channels-first, no-ema, disk (images read by workers), compile, bf16, fp16, auto (the precision diffkit takes by itself).
-`bare-tuned` is the bare loop with diffkit's allocator and attention.
+`diffkit-NAME` is diffkit with one thing changed: malloc (the system's allocator), sdpa, plain (attention),
+channels-last, channels-first, no-ema, disk (images read by workers), compile, bf16, fp16, auto (the precision diffkit
+takes by itself). `bare-tuned` is the bare loop with diffkit's allocator and attention.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
@@ -144,9 +146,8 @@ def run_once(name: str, args: argparse.Namespace, data: Path) -> dict[str, Any]:
                 cwd=place, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
             try:
-                process.wait(args.timeout)
-            except subprocess.TimeoutExpired:
-                pass
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(args.timeout)
             finally:
                 _end(process)
             if not (place / "result.json").is_file():
@@ -157,10 +158,8 @@ def run_once(name: str, args: argparse.Namespace, data: Path) -> dict[str, Any]:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End the contestant and the data workers it may have left; the group is its own."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 
@@ -244,8 +243,10 @@ def main() -> None:
         summary = summarize(measure(args, data))
     print(describe(facts))
     first = next(iter(summary.values()))
-    print(f"{args.preset} ({first['parameters']:,} parameters), {args.resolution} px RGB, batch {args.batch_size}, "
-          f"precision {args.precision}, {args.device}, {args.steps} updates timed, median of {args.rounds} rounds")  # fmt: skip
+    print(
+        f"{args.preset} ({first['parameters']:,} parameters), {args.resolution} px RGB, batch {args.batch_size}, "
+        f"precision {args.precision}, {args.device}, {args.steps} updates timed, median of {args.rounds} rounds"
+    )
     if len({row["parameters"] for row in summary.values()}) > 1:
         raise SystemExit(f"the contestants' networks differ: { {n: r['parameters'] for n, r in summary.items()} }")
     keys = ["images_per_second", "lowest", "highest", "over_bare", "over_script", "page_faults_per_step", "peak_mb"]

@@ -1,8 +1,8 @@
 """One contestant of throughput.py in a process of its own; not for direct use.
 
-All are timed in the same way: torch's global post-hook of `Optimizer.step`. After `warmup` updates the clock starts, after
-`steps` more it stops (on CUDA the device is waited for at both), the numbers are written and the process ends on the
-spot, so that nothing that a program writes at its end is counted.
+All are timed in the same way: torch's global post-hook of `Optimizer.step`. After `warmup` updates the clock starts,
+after `steps` more it stops (on CUDA the device is waited for at both), the numbers are written and the process ends on
+the spot, so that nothing that a program writes at its end is counted.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def diffkit(job: dict[str, Any]) -> None:
 
 
 def script(job: dict[str, Any]) -> None:
-    """diffusers' train_unconditional.py as it is, with only its imports made possible."""
+    """The script train_unconditional.py as it is, with only its imports made possible."""
     _import_torchvision(job["torchvision"])
     import diffusers.utils
 

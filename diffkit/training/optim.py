@@ -20,9 +20,7 @@ def make_optimizer(network: nn.Module, spec: TrainingSpec, device: torch.device)
     """AdamW over the trainable parameters (arXiv:1711.05101), fused where the device has it."""
     params = [p for p in network.parameters() if p.requires_grad]
     fused = device.type in ("cuda", "cpu")
-    return torch.optim.AdamW(
-        params, lr=spec.lr, betas=tuple(spec.betas), weight_decay=spec.weight_decay, fused=fused or None
-    )
+    return torch.optim.AdamW(params, lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay, fused=fused or None)
 
 
 @dataclass

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +17,6 @@ from diffkit.training import rng
 from diffkit.training.ema import EMA
 
 
-@contextlib.contextmanager
-def _as_model(network: DDPMNetwork, scheduler: Any, meta: RunMeta, recipe: Recipe) -> Iterator[DDPM]:
-    """Lend the network in training to a sampler: its flags and kernels are put back afterwards."""
-    flags = [(p, p.requires_grad) for p in network.parameters()]
-    device = next(network.parameters()).device
-    try:
-        yield DDPM(network, scheduler, meta, device=device, attention=recipe.model.attention)
-    finally:
-        for param, flag in flags:
-            param.requires_grad_(flag)
-        network.train()
-
-
 def previews(
     network: DDPMNetwork, scheduler: Any, meta: RunMeta, recipe: Recipe, loader: Any, ema: EMA | None
 ) -> dict[str, Any]:
@@ -41,17 +26,19 @@ def previews(
         PIL images by kind: "raw", and "ema" where there is an average. A one-step denoiser's columns are clean,
         noisy and denoised.
     """
-    kinds = {"raw": contextlib.nullcontext()}
-    if ema is not None:
-        kinds["ema"] = ema.applied()
-    grids = {}
-    for kind, weights in kinds.items():
-        with weights, _as_model(network, scheduler, meta, recipe) as model, torch.no_grad():
-            grids[kind] = _denoised(model, recipe, loader) if meta.prediction == "one_step" else _drawn(model, recipe)
+    device = next(network.parameters()).device
+    model = DDPM(network, scheduler, meta, device=device, attention=recipe.model.attention)
+    draw: Any = _denoised if meta.prediction == "one_step" else _drawn
+    with torch.no_grad():
+        grids = {"raw": draw(model, recipe, loader)}
+        if ema is not None:
+            with ema.applied():
+                grids["ema"] = draw(model, recipe, loader)
+    network.train()
     return grids
 
 
-def _drawn(model: DDPM, recipe: Recipe) -> Any:
+def _drawn(model: DDPM, recipe: Recipe, loader: Any) -> Any:
     from diffkit.guidance import cfg
     from diffkit.pictures import grid
     from diffkit.sampling import denoise, generators, pure_noise, set_grid

@@ -18,19 +18,13 @@ import torch
 
 from diffkit import recipes
 from diffkit.errors import NumericalError, Terminated, UsageError
-from diffkit.models.attention import set_attention
-from diffkit.models.ddpm import DDPMNetwork, PixelCodec, build_network
-from diffkit.models.meta import RunMeta
-from diffkit.schedules import make_noise_scheduler
 from diffkit.schema import Recipe
-from diffkit.training import checkpoint, fast, publish, result, rng
+from diffkit.training import build, checkpoint, fast, publish, result, rng
 from diffkit.training import state as states
-from diffkit.training.ema import EMA
 from diffkit.training.lock import hold, prepare_folder
-from diffkit.training.loop import Plan, TrainState, TrainStep, train
+from diffkit.training.loop import Plan, TrainStep, train
 from diffkit.training.metrics import Metrics
 from diffkit.training.objectives import Objective, make_objective
-from diffkit.training.optim import Plateau, make_optimizer
 from diffkit.training.signals import Stop
 
 LOG = logging.getLogger(__name__)
@@ -124,8 +118,8 @@ class Run:
             rank=accelerator.process_index, world=world, device=accelerator.device,
         )  # fmt: skip
         self.plan = Plan.of(recipe, self.loader.length, world)
-        self.network, self.scheduler, self.meta = self._network()
-        self.state = self._state()
+        self.network, self.scheduler, self.meta = build.network(recipe, self.dataset, self.loader.shape)
+        self.state = build.state(recipe, self.network, accelerator)
         self.objective: Objective = make_objective(
             recipe.noise.model_copy(update={"prediction": self.meta.prediction}), self.scheduler, accelerator.device
         )
@@ -154,58 +148,6 @@ class Run:
                 f"{self.folder}: the dataset had {found.state['length']} training images, now {self.loader.length}",
                 "Give another folder with --out, or --force-resume to go on all the same.",
             )
-
-    def _network(self) -> tuple[DDPMNetwork, Any, RunMeta]:
-        recipe = self.recipe
-        names = self._class_names()
-        shape = self.loader.shape
-        with torch.random.fork_rng(devices=[]):  # the initial weights are a function of the seed alone
-            torch.manual_seed(rng.derive_seed(recipe.training.seed, "weights"))
-            if recipe.model.pretrained:
-                from diffkit.training.finetune import load_pretrained
-
-                network, scheduler, prediction = load_pretrained(recipe, shape, len(names))
-            else:
-                network = build_network(recipe.model, shape=shape, num_classes=len(names))
-                scheduler, prediction = make_noise_scheduler(recipe.noise), recipe.noise.prediction
-        sigma = recipe.noise.sigma if prediction == "one_step" else None
-        meta = RunMeta(
-            prediction=prediction, conditioning=network.conditioning, class_names=names, resolution=shape[-1],
-            channels=shape[0], sigma=sigma, recipe=recipe.name,
-        )  # fmt: skip
-        return network, scheduler, meta
-
-    def _class_names(self) -> list[str]:
-        if self.recipe.model.class_conditioning == "none":
-            return []
-        if not self.dataset.class_names:
-            raise UsageError(
-                f"model.class_conditioning is {self.recipe.model.class_conditioning!r}, but the dataset "
-                f"{self.recipe.dataset.name} has no classes",
-                "Name the column with dataset.class_column, or put the images into one sub-folder per class.",
-            )
-        return list(self.dataset.class_names)
-
-    def _state(self) -> TrainState:
-        spec, accelerator, network = self.recipe.training, self.accelerator, self.network
-        for name, param in network.named_parameters():
-            if any(name.startswith((prefix, f"unet.{prefix}")) for prefix in self.recipe.model.freeze):
-                param.requires_grad_(False)
-        if spec.gradient_checkpointing:
-            network.unet.enable_gradient_checkpointing()
-        network.to(accelerator.device)
-        set_attention(network.unet, self.recipe.model.attention, accelerator.device)
-        called = fast.prepare_network(
-            network, accelerator.device, channels_last=spec.channels_last, compile_it=spec.compile
-        )
-        wrapped = accelerator.prepare(called)
-        optimizer = accelerator.prepare(make_optimizer(wrapped, spec, accelerator.device))
-        ema = EMA(network, spec.ema_decay) if spec.ema else None
-        codec = PixelCodec(self.loader.shape[-1], network.unet.config.sample_size)
-        state = TrainState(network, wrapped, optimizer, ema, codec, accelerator.device)
-        if spec.lr_schedule == "plateau":
-            state.plateau = Plateau(gamma=spec.lr_gamma or 0.5, patience=spec.plateau_patience)
-        return state
 
     def _open_outputs(self, step: int) -> None:
         if self.main:

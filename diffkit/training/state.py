@@ -23,7 +23,7 @@ def _whole(value: Tensor) -> Tensor:
     return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
-def _like(value: Tensor, param: Tensor) -> Tensor:
+def _like(value: Tensor, param: Any) -> Tensor:
     """Shard a whole tensor as `param` is sharded."""
     if not hasattr(param, "full_tensor") or value.shape != param.shape:
         return value.to(param.device)

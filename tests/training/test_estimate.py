@@ -143,8 +143,10 @@ def test_a_validation_part_is_taken_off() -> None:
     assert estimate_recipe(spec, timed=False)["updates"] == 1797 - round(0.5 * 1797)
 
 
-def test_a_dataset_that_cannot_be_reached_leaves_the_length_open(caplog: pytest.LogCaptureFixture) -> None:
-    logging.getLogger("diffkit").propagate = True
+def test_a_dataset_that_cannot_be_reached_leaves_the_length_open(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("diffkit"), "propagate", True)
     facts = estimate_recipe(load_recipe("mnist-class", environ={}), timed=False)
     assert facts["updates"] is None
     assert "its length is left open" in caplog.text
