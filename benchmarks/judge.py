@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from common import OUTPUTS, finish, parser, table
 from torch import Tensor, nn
 
-from diffkit.data import Loader, open_dataset
+from diffkit.data import Batch, Loader, open_dataset
 from diffkit.schema import DatasetSpec
 
 Classify = Callable[[Tensor], Tensor]
@@ -57,7 +57,7 @@ class Settings:
 
 KINDS = {
     "digits": Settings("digits", resolution=16, epochs=40, held_out=0.25),
-    "mnist": Settings("mnist", resolution=28, epochs=4, held_out=0.0, batch_size=128),
+    "mnist": Settings("mnist", resolution=28, epochs=6, held_out=0.0, batch_size=128),
 }
 
 
@@ -71,6 +71,7 @@ class Judge(nn.Module):
             for channels in (before, after):
                 layers += [nn.Conv2d(channels, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
             layers += [nn.MaxPool2d(2)]
+        self.shape = (1, resolution, resolution)
         side = resolution // 4
         self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(2 * width * side * side, 10))
 
@@ -83,9 +84,7 @@ def read(settings: Settings) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tenso
     """Return (images, labels) for training and (images, labels) held out, as the data room gives them."""
     if settings.kind == "digits":
         loader = _loader(DatasetSpec(name="digits", resolution=settings.resolution, validation=settings.held_out))
-        parts = list(loader.validation())
-        held = torch.cat([b.images for b in parts]), torch.cat([b.labels for b in parts])
-        return _everything(loader), held
+        return _everything(loader), _joined(list(loader.validation()))
     folder = os.environ.get("DIFFKIT_TEST_DATA")
     if not folder or not (Path(folder) / settings.kind).is_dir():
         raise SystemExit(
@@ -105,10 +104,14 @@ def _loader(spec: DatasetSpec) -> Loader:
 
 def _everything(loader: Loader) -> tuple[Tensor, Tensor]:
     """One epoch, which is an exact permutation of the training part."""
+    assert loader.length is not None
     stream = loader.stream(0)
-    parts = [next(stream) for _ in range(math.ceil(loader.length / loader.batch_size))]
-    images, labels = torch.cat([b.images for b in parts]), torch.cat([b.labels for b in parts])
+    images, labels = _joined([next(stream) for _ in range(math.ceil(loader.length / loader.batch_size))])
     return images[: loader.length], labels[: loader.length]
+
+
+def _joined(parts: list[Batch]) -> tuple[Tensor, Tensor]:
+    return torch.cat([b.images for b in parts]), torch.cat([b.labels for b in parts if b.labels is not None])
 
 
 def augment(images: Tensor, settings: Settings, generator: torch.Generator) -> Tensor:
@@ -157,6 +160,8 @@ def classifier(judge: Judge) -> Classify:
 
     @torch.no_grad()
     def classify(images: Tensor) -> Tensor:
+        if tuple(images.shape[1:]) != judge.shape:
+            raise SystemExit(f"this judge reads pictures of shape {judge.shape}, not {tuple(images.shape[1:])}")
         return torch.cat([judge(part).argmax(1) for part in images.float().cpu().split(512)])
 
     return classify

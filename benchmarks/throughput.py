@@ -36,6 +36,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +227,13 @@ def arguments() -> argparse.Namespace:
         args.script = (args.diffusers if args.diffusers.is_file() else args.diffusers / SCRIPT).resolve()
         if not args.script.is_file():
             options.error(f"no {args.script}")
-        args.torchvision = str(Path(args.torchvision).resolve()) if args.torchvision else None
+        if args.torchvision:
+            args.torchvision = str(Path(args.torchvision).resolve())
+        found = (Path(args.torchvision) / "torchvision").is_dir() if args.torchvision else find_spec("torchvision")
+        if not found:
+            options.error(
+                "the script needs torchvision: pip install --no-deps --target DIR torchvision, --torchvision DIR"
+            )
     return args
 
 

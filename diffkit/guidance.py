@@ -1,16 +1,21 @@
-"""Functions from one denoiser to another: classifier-free guidance.
+"""Functions from one denoiser to another: classifier-free guidance, gradients, views, mixtures, smaller batches.
 
 They work on the batch axis, so that nested wrappers end in one network call per step; none of them holds state.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
 from torch import Tensor
 
 from diffkit.errors import UsageError
-from diffkit.types import Cond, Denoiser, Prediction
+from diffkit.levels import network_level, out_of, x0_of
+from diffkit.types import Cond, Denoiser, Filter, Prediction, View
 
-__all__ = ["cfg"]
+__all__ = ["cfg", "chunked", "gradient", "mix", "multiview"]
 
 
 def cfg(
@@ -23,7 +28,8 @@ def cfg(
 
     Args:
         net: The denoiser to guide.
-        uncond: The null class, empty prompt or negative prompt; batch size 1 or that of x.
+        uncond: The null class, empty prompt or negative prompt; batch size 1 or that of x. What it does not hold (an
+            image, a noise level) is the same in both halves, and comes from the condition.
         scale: Guidance scale w.
         start: Guide from this fraction of the way from pure noise (0) to the image (1) on, measured in timesteps;
             before it the prediction is conditional.
@@ -44,11 +50,185 @@ def cfg(
         if scale == 1.0 or not (always or start <= 1.0 - float(t.max()) / levels <= stop):
             return net(x, t, cond)
         if scale == 0.0:
-            return net(x, t, uncond.expand(batch))
-        both = Cond.cat([uncond.expand(batch), cond.expand(batch)])
+            return net(x, t, _over(cond, uncond, batch))
+        both = Cond.cat([_over(cond, uncond, batch), cond.expand(batch)])
         pred = net(x.repeat(2, *[1] * (x.ndim - 1)), t if t.ndim == 0 else t.repeat(2), both)
         without, with_cond = pred.out.chunk(2)
         var = None if pred.var is None else pred.var[batch:]
         return Prediction(without + scale * (with_cond - without), var)
 
     return guided
+
+
+def gradient(
+    net: Denoiser,
+    loss: Callable[[Tensor], Tensor],
+    scale: float,
+    scheduler: Any,
+    *,
+    decode: Callable[[Tensor], Tensor] | None = None,
+    through: bool = True,
+) -> Denoiser:
+    """Guide a denoiser by the gradient of a loss on the clean estimate: score' = score - scale * grad_x loss(x0(x)).
+
+    Args:
+        net: The denoiser to guide.
+        loss: From images (B, C, H, W) to one number per image, (B,); lower is better.
+        scale: Weight of the gradient.
+        scheduler: Says how x0 follows from the output.
+        decode: From x0 to images, for latent models.
+        through: Differentiate through the network; without, only through the last formula, which costs no backward
+            pass and guides more coarsely.
+
+    Source: Dhariwal & Nichol, arXiv:2105.05233, algorithm 2; on x0: Chung et al., arXiv:2209.14687, eq. 16.
+    """
+
+    def guided(x: Tensor, t: Tensor, cond: Cond) -> Prediction:
+        signal, noise = network_level(scheduler, t)
+        if float(torch.as_tensor(signal).min()) < 1e-3:  # x holds nothing of the image yet
+            return net(x, t, cond)
+        with torch.enable_grad():
+            x_in = x.detach().requires_grad_()
+            pred = net(x_in if through else x.detach(), t, cond)
+            clean = x0_of(pred.out, x_in, t, scheduler)
+            (slope,) = torch.autograd.grad(loss(decode(clean) if decode else clean).sum(), x_in)
+        # Tweedie: x0 = (x + noise^2 * score) / signal.
+        clean = clean.detach() - scale * noise**2 / signal * slope
+        return Prediction(out_of(clean, x, t, scheduler), pred.var.detach() if pred.var is not None else None)
+
+    return guided
+
+
+def multiview(
+    net: Denoiser,
+    conds: Sequence[Cond],
+    views: Sequence[View],
+    reduce: Literal["mean", "alternate"] = "mean",
+    *,
+    timesteps: Sequence[float] | Tensor | None = None,
+) -> Denoiser:
+    """Predict every view of x under its own condition, turn the predictions back and average them: an anagram.
+
+    All views go through the network in one call. The condition that the result is called with is joined to each of
+    `conds`; an image in it (`channels`) is turned with the view.
+
+    Args:
+        net: The denoiser, with its guidance.
+        conds: One per view, of batch size 1 or that of x.
+        views: Linear and orthogonal maps.
+        reduce: "mean" of all views, or "alternate": step k uses view k modulo their number.
+        timesteps: The grid that steps are counted on; needed by "alternate".
+
+    Raises:
+        UsageError: Not one condition per view, an unknown reduction, or no grid to alternate on.
+
+    Source: Geng et al., arXiv:2311.17919, eq. 2; alternating: Tancik, illusion-diffusion.
+    """
+    if not views or len(conds) != len(views):
+        raise UsageError(f"{len(conds)} prompts for {len(views)} views", "Give one prompt for each view.")
+    if reduce not in ("mean", "alternate"):
+        raise UsageError(f"--reduce {reduce!r} is not one of mean, alternate")
+    if reduce == "alternate" and timesteps is None:
+        raise ValueError("reduce='alternate' needs the timesteps")
+
+    def viewed(x: Tensor, t: Tensor, cond: Cond) -> Prediction:
+        chosen = list(zip(views, conds, strict=True))
+        if reduce == "alternate":
+            assert timesteps is not None
+            chosen = [chosen[_place(timesteps, t) % len(views)]]
+        batch, count = x.shape[0], len(chosen)
+        seen = Cond.cat([_over(_turn(cond, view), own, batch) for view, own in chosen])
+        pred = net(torch.cat([view.apply(x) for view, _ in chosen]), _tile(t, count), seen)
+        back = [view.invert(part) for (view, _), part in zip(chosen, pred.out.chunk(count), strict=True)]
+        if pred.var is None:
+            return Prediction(_mean(back))
+        spread = [view.invert_var(part) for (view, _), part in zip(chosen, pred.var.chunk(count), strict=True)]
+        return Prediction(_mean(back), _mean(spread))
+
+    return viewed
+
+
+def mix(net: Denoiser, conds: Sequence[Cond], split: Filter) -> Denoiser:
+    """Take each part of the prediction from another condition, out = sum_k f_k(out_k): a hybrid image.
+
+    All conditions go through the network in one call; a learned variance is averaged and not filtered.
+
+    Args:
+        net: The denoiser, with its guidance.
+        conds: One per part of the split, of batch size 1 or that of x.
+        split: Parts that sum to the identity.
+
+    Raises:
+        UsageError: Not one condition per part.
+
+    Source: Geng et al., arXiv:2404.11615, eq. 4.
+    """
+    if len(conds) != split.parts:
+        raise UsageError(f"{len(conds)} prompts for a split into {split.parts} parts", f"Give {split.parts} prompts.")
+
+    def mixed(x: Tensor, t: Tensor, cond: Cond) -> Prediction:
+        batch, count = x.shape[0], len(conds)
+        each = Cond.cat([_over(cond, own, batch) for own in conds])
+        pred = net(torch.cat([x] * count), _tile(t, count), each)
+        out = sum((split.part(part, k) for k, part in enumerate(pred.out.chunk(count))), torch.zeros_like(x))
+        return Prediction(out, None if pred.var is None else _mean(list(pred.var.chunk(count))))
+
+    return mixed
+
+
+def chunked(net: Denoiser, limit: int | None) -> Denoiser:
+    """Split calls of more than `limit` rows into several; the innermost wrapper. None leaves the denoiser as it is.
+
+    Raises:
+        UsageError: A limit below 1.
+    """
+    if limit is None:
+        return net
+    if limit < 1:
+        raise UsageError(f"--max-batch {limit} is below 1")
+
+    def split(x: Tensor, t: Tensor, cond: Cond) -> Prediction:
+        batch = x.shape[0]
+        if batch <= limit:
+            return net(x, t, cond)
+        cond = cond.expand(batch)
+        parts = [
+            net(x[k : k + limit], t if t.ndim == 0 else t[k : k + limit], cond.rows(k, k + limit))
+            for k in range(0, batch, limit)
+        ]
+        spread = [p.var for p in parts if p.var is not None]
+        return Prediction(torch.cat([p.out for p in parts]), torch.cat(spread) if spread else None)
+
+    return split
+
+
+def _over(cond: Cond, own: Cond, batch: int) -> Cond:
+    """`own` for `batch` rows, and of `cond` what it does not hold; fewer rows are repeated, view by view."""
+    return Cond({k: _fit(v, batch) for k, v in {**cond.tensors, **own.tensors}.items()})
+
+
+def _fit(v: Tensor, batch: int) -> Tensor:
+    rows = v.shape[0]
+    if rows == 1:
+        return v.expand(batch, *v.shape[1:])
+    if batch % rows:
+        raise ValueError(f"a condition of {rows} rows does not fit a batch of {batch}")
+    return v if rows == batch else v.repeat(batch // rows, *[1] * (v.ndim - 1))
+
+
+def _turn(cond: Cond, view: View) -> Cond:
+    return Cond({k: view.apply(v) if k == "channels" else v for k, v in cond.tensors.items()})
+
+
+def _tile(t: Tensor, count: int) -> Tensor:
+    return t if t.ndim == 0 else t.repeat(count)
+
+
+def _mean(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.stack(list(parts)).mean(0)
+
+
+def _place(timesteps: Sequence[float] | Tensor, t: Tensor) -> int:
+    """Index of the (one) timestep that a batch stands at."""
+    grid = torch.as_tensor(timesteps, dtype=torch.float64).cpu()
+    return int((grid - float(t.reshape(-1)[0])).abs().argmin())

@@ -18,7 +18,8 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from diffkit.errors import UsageError
-from diffkit.schedulers import is_flow
+from diffkit.levels import level, level_after, unstep
+from diffkit.schedulers import MEMORYLESS, is_flow, is_memoryless
 from diffkit.types import Cond, Denoiser, Prediction, Step
 
 # (x after the step, index of the step, its t, the next t or None after the last) -> x
@@ -35,6 +36,67 @@ def generators(seeds: Sequence[int]) -> list[torch.Generator]:
 def pure_noise(scheduler: Any, noise: Tensor) -> Tensor:
     """Scale N(0, I) noise to what the scheduler starts from; its grid must be set."""
     return noise * getattr(scheduler, "init_noise_sigma", 1.0)
+
+
+def fresh_noise(x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Draw N(0, I) of the shape, device and type of x (B, C, H, W), one image per generator."""
+    return torch.cat([torch.randn(1, *x.shape[1:], generator=g, device=g.device) for g in generators]).to(x)
+
+
+def sdedit_start(scheduler: Any, x0: Tensor, noise: Tensor, strength: float) -> tuple[Tensor, int, int]:
+    """Return where image to image starts: the noised image, the index of the first step, the number of steps.
+
+    The number is strength times the steps of the grid, rounded, and at least one. Strength 1 is pure noise.
+
+    Args:
+        scheduler: Its grid must be set.
+        x0: (B, C, H, W).
+        noise: (B, C, H, W) ~ N(0, I).
+        strength: In (0, 1].
+
+    Raises:
+        UsageError: Strength out of range, or a scheduler that cannot start in the middle.
+
+    Source: Meng et al., arXiv:2108.01073, algorithm 1.
+    """
+    if not 0.0 < strength <= 1.0:
+        raise UsageError(f"--strength {strength:g} is not in (0, 1]", "1 is pure noise, 0.1 keeps nearly everything.")
+    order = int(getattr(scheduler, "order", 1))
+    steps = -(-len(scheduler.timesteps) // order)  # a solver of order 2 visits (about) two timesteps in each step
+    taken = max(1, int(steps * strength + 0.5))
+    if strength == 1.0:
+        return pure_noise(scheduler, noise), 0, taken
+    if type(scheduler).__name__ in ("PNDMScheduler", "LMSDiscreteScheduler"):  # they count earlier steps as taken
+        raise UsageError(f"{type(scheduler).__name__} cannot start in the middle of its grid", "Use ddim or dpm++.")
+    start = (steps - taken) * order
+    signal, share = level(scheduler, scheduler.timesteps[start])
+    return signal * x0 + share * noise, start, taken
+
+
+def repaint_path(steps: int, jump: int, resample: int) -> list[int]:
+    """Return the indices of a grid as RePaint visits them: every `jump` steps back up, each stretch `resample` times.
+
+    Args:
+        steps: Length of the grid.
+        jump: Steps that are taken again.
+        resample: How often each stretch is walked; 1 is the plain descent.
+
+    Raises:
+        UsageError: A number below 1.
+
+    Source: Lugmayr et al., arXiv:2201.09865, section 4.2 and appendix B.
+    """
+    if jump < 1 or resample < 1:
+        raise UsageError(f"--jump {jump} --resample {resample}: both are at least 1")
+    left = {steps - 1 - back: resample - 1 for back in range(0, steps - jump, jump)}
+    path, index = [], 0
+    while index < steps:
+        path.append(index)
+        again = left.get(index, 0) > 0
+        if again:
+            left[index] -= 1
+        index += 1 - (jump if again else 0)
+    return path
 
 
 def set_grid(scheduler: Any, steps: int | None = None, timesteps: Sequence[int] | None = None) -> list[float]:
@@ -99,6 +161,7 @@ def denoise(
     steps: int | None = None,
     timesteps: Sequence[int] | None = None,
     start: int = 0,
+    path: Sequence[int] | None = None,
     constrain: Constraint | None = None,
     generators: list[torch.Generator] | None = None,
     eta: float = 0.0,
@@ -114,6 +177,8 @@ def denoise(
         steps: Number of steps.
         timesteps: A custom grid in place of `steps`.
         start: Index of the first step taken; above 0 for image to image.
+        path: Indices of the grid in the order to visit them, in place of all from `start` on; where it turns back,
+            the sample is noised up again. See `repaint_path`.
         constrain: Applied to x after each step.
         generators: One per image, for samplers that add noise.
         eta: DDIM's share of fresh noise, 0..1.
@@ -123,7 +188,8 @@ def denoise(
         `Step`; the last one's `x` is the result.
 
     Raises:
-        UsageError: A grid that the scheduler cannot take, or noise to stop where there is none.
+        UsageError: A grid that the scheduler cannot take, noise to stop where there is none, or a path that turns back
+            with a scheduler that remembers its earlier steps.
     """
     if steps is not None or timesteps is not None:
         set_grid(scheduler, steps, timesteps)
@@ -136,16 +202,37 @@ def denoise(
     _check_noise(scheduler, arguments, stop_noise_after)
     if start and hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(start)
-    for index in range(start, len(grid)):
+    path = range(start, len(grid)) if path is None else path
+    _check_path(scheduler, path, generators)
+    for place, index in enumerate(path, start):
         t = grid[index]
-        silent = stop_noise_after is not None and index - start >= stop_noise_after
+        silent = stop_noise_after is not None and place - start >= stop_noise_after
         taken = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
         out = _packed(net(taken, t, cond), scheduler)
         result = _step(scheduler, out, t, x, arguments, silent)
         x = result.prev_sample
+        after = grid[index + 1] if index + 1 < len(grid) else None
         if constrain is not None:
-            x = constrain(x, index, t, grid[index + 1] if index + 1 < len(grid) else None)
-        yield Step(index, len(grid), t, x, getattr(result, "pred_original_sample", None))
+            x = constrain(x, index, t, after)
+        yield Step(place, start + len(path), t, x, getattr(result, "pred_original_sample", None))
+        if place + 1 - start < len(path) and (target := path[place + 1 - start]) != index + 1:
+            assert generators is not None
+            reached, above = level_after(scheduler, after), level(scheduler, grid[target])
+            x = unstep(x, reached, above, fresh_noise(x, generators))
+            if hasattr(scheduler, "_step_index"):
+                scheduler._step_index = target
+
+
+def _check_path(scheduler: Any, path: Sequence[int], generators: Sequence[torch.Generator] | None) -> None:
+    if all(b == a + 1 for a, b in pairwise(path)):
+        return
+    if not is_memoryless(scheduler):
+        raise UsageError(
+            f"--resample above 1 goes back up in time, and {type(scheduler).__name__} builds on the steps before",
+            f"Use --resample 1, or --scheduler {' or '.join(MEMORYLESS)}.",
+        )
+    if generators is None:
+        raise ValueError("a path that turns back needs generators for its noise")
 
 
 def _step(scheduler: Any, out: Tensor, t: Tensor, x: Tensor, arguments: dict[str, Any], silent: bool) -> Any:

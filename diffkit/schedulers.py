@@ -161,6 +161,9 @@ SAMPLERS: dict[str, Sampler] = {
     "flow_heun": Sampler("FlowMatchHeunDiscreteScheduler", flow=True, steps=25),
 }
 
+# Samplers whose step looks at nothing but x and t: the only ones that can be sent back up to a noisier level.
+MEMORYLESS = ("ddpm", "ddim", "euler", "euler_a", "flow_euler")
+
 _ALIASES = {"dpmsolver++": "dpm++", "dpm++2m": "dpm++", "dpm++2m_sde": "dpm++sde", "euler_ancestral": "euler_a"}
 
 
@@ -180,6 +183,12 @@ def check_spacing(spacing: str | None) -> None:
     """Refuse a spacing of timesteps that no scheduler knows."""
     if spacing is not None and spacing not in SPACINGS:
         raise UsageError(f"--spacing {spacing!r} is not one of {', '.join(SPACINGS)}")
+
+
+def is_memoryless(scheduler: Any) -> bool:
+    """Say whether a scheduler's step depends on x and t alone."""
+    names = {SAMPLERS[name].cls for name in MEMORYLESS}
+    return any(cls.__name__ in names for cls in type(scheduler).__mro__)
 
 
 def is_flow(scheduler: Any) -> bool:

@@ -51,7 +51,7 @@ class Cond:
         return Cond({**self.expand(rows).tensors, **other.expand(rows).tensors})
 
     def expand(self, batch: int) -> Cond:
-        """Repeat a condition of batch size 1 to `batch` rows; one that already has `batch` rows is returned as it is."""
+        """Repeat a condition of batch size 1 to `batch` rows; one that has `batch` rows already is returned."""
         return Cond({k: v if v.shape[0] == batch else v.expand(batch, *v.shape[1:]) for k, v in self.tensors.items()})
 
     def rows(self, start: int, stop: int) -> Cond:
@@ -60,6 +60,7 @@ class Cond:
 
     def to(self, *args: Any, **kwargs: Any) -> Cond:
         """Move every tensor as `Tensor.to` does; integer tensors keep their dtype."""
+
         def move(v: Tensor) -> Tensor:
             moved = v.to(*args, **kwargs)
             return moved if v.is_floating_point() else moved.to(v.dtype)
@@ -113,4 +114,36 @@ class Model(Denoiser, Protocol):
 
     def encode(self, prompts: Sequence[str]) -> Cond:
         """One condition per prompt (or class name), batch size len(prompts)."""
+        ...
+
+
+class View(Protocol):
+    """A linear, orthogonal map of pictures and latents: `invert(apply(x)) == x` and `norm(apply(x)) == norm(x)`.
+
+    Anything else (blur, bilinear rotation, brightness) would turn N(0, I) into noise that no network knows.
+    """
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Look at (B, C, H, W) in this way."""
+        ...
+
+    def invert(self, x: Tensor) -> Tensor:
+        """Undo `apply`."""
+        ...
+
+    def invert_var(self, v: Tensor) -> Tensor:
+        """Undo `apply` for a learned variance: as `invert`, but a change of sign leaves it alone."""
+        ...
+
+
+class Filter(Protocol):
+    """A split of pictures into linear parts that sum to the identity: low and high frequencies, grey and colour."""
+
+    @property
+    def parts(self) -> int:
+        """Number of parts."""
+        ...
+
+    def part(self, x: Tensor, k: int) -> Tensor:
+        """Return part k of (B, C, H, W), of the same shape; the sum over all k is x."""
         ...

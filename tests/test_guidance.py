@@ -5,8 +5,12 @@ import torch
 from torch import Tensor
 
 from diffkit.errors import UsageError
-from diffkit.guidance import cfg
+from diffkit.guidance import cfg, chunked, gradient, mix, multiview
+from diffkit.levels import network_level, out_of, x0_of
+from diffkit.sampling import denoise
+from diffkit.schedulers import make_sampler
 from diffkit.types import Cond, Prediction
+from tests.test_levels import base_of
 
 UNCOND = Cond({"c": torch.tensor([[1.0]])})
 COND = Cond({"c": torch.tensor([[10.0], [20.0]])})
@@ -74,3 +78,201 @@ def test_nested_guidance_is_still_one_call() -> None:
 def test_impossible_interval(start: float, stop: float) -> None:
     with pytest.raises(UsageError, match="start <= stop"):
         cfg(Net(), UNCOND, 2.0, start=start, stop=stop)
+
+
+def test_what_the_null_condition_does_not_hold_is_shared() -> None:
+    seen: list[Cond] = []
+
+    def net(x: Tensor, t: Tensor, cond: Cond) -> Prediction:
+        seen.append(cond)
+        return Prediction(x)
+
+    image = torch.randn(2, 3, 4, 4)
+    cfg(net, UNCOND, 2.0)(X, torch.tensor(1), COND.join(Cond({"channels": image})))
+    assert seen[0].tensors["c"].flatten().tolist() == [1, 1, 10, 20]
+    torch.testing.assert_close(seen[0].tensors["channels"], torch.cat([image, image]))
+
+
+# --- views
+
+
+class Same:
+    def apply(self, x: Tensor) -> Tensor:
+        return x
+
+    invert = invert_var = apply
+
+
+class Flip(Same):
+    def apply(self, x: Tensor) -> Tensor:
+        return x.flip(-2)
+
+    invert = invert_var = apply
+
+
+class Negate(Same):
+    def apply(self, x: Tensor) -> Tensor:
+        return -x
+
+    invert = apply
+
+    def invert_var(self, v: Tensor) -> Tensor:
+        return v
+
+
+def spatial(x: Tensor, t: Tensor, cond: Cond) -> Prediction:
+    """A network that is not symmetric: what it says depends on the place, the condition and the rows' own t."""
+    ramp = torch.arange(16.0).reshape(4, 4)
+    c = cond.tensors["c"][:, :, None, None]
+    return Prediction(x * ramp + c + t.reshape(-1, 1, 1, 1) * ramp, x.tanh() * ramp / 16)
+
+
+@pytest.mark.parametrize("t", [torch.tensor(5), torch.tensor([5, 9])])
+def test_identity_views_are_plain_sampling(t: Tensor) -> None:
+    plain = spatial(X, t, COND)
+    for views in ([Same()], [Same()] * 4):
+        got = multiview(spatial, [COND] * len(views), views)(X, t, Cond())
+        torch.testing.assert_close(got.out, plain.out)
+        torch.testing.assert_close(got.var, plain.var)
+
+
+def test_views_are_turned_back_and_averaged_each_with_its_own_condition() -> None:
+    t, conds = torch.tensor([1, 2]), [Cond({"c": torch.tensor([[float(k)]])}) for k in range(3)]
+    views = [Same(), Flip(), Negate()]
+    got = multiview(spatial, conds, views)(X, t, Cond())
+    outs = [v.invert(spatial(v.apply(X), t, c.expand(2)).out) for v, c in zip(views, conds, strict=True)]
+    torch.testing.assert_close(got.out, sum(outs) / 3)
+    spread = [v.invert_var(spatial(v.apply(X), t, c.expand(2)).var) for v, c in zip(views, conds, strict=True)]
+    torch.testing.assert_close(got.var, sum(spread) / 3)
+
+
+def test_alternating_takes_one_view_a_step() -> None:
+    net, conds = Net(), [Cond({"c": torch.tensor([[float(k)]])}) for k in range(2)]
+    views = [Same(), Flip()]
+    grid = torch.tensor([90.0, 60.5, 30.0])
+    guided = multiview(net, conds, views, "alternate", timesteps=grid)
+    for k, t in enumerate(grid):
+        expected = views[k % 2].invert(Net()(views[k % 2].apply(X), t, conds[k % 2].expand(2)).out)
+        torch.testing.assert_close(guided(X, t, Cond()).out, expected)
+    assert net.batches == [2, 2, 2]
+
+
+def test_an_image_in_the_condition_turns_with_the_view() -> None:
+    seen: list[Cond] = []
+
+    def net(x: Tensor, t: Tensor, cond: Cond) -> Prediction:
+        seen.append(cond)
+        return Prediction(x)
+
+    image = Cond({"channels": X})
+    own = [Cond({"c": torch.tensor([[1.0]])})] * 2
+    multiview(cfg(net, UNCOND, 2.0), own, [Same(), Flip()])(X, torch.tensor(1), image)
+    once = torch.cat([X, X.flip(-2)])
+    torch.testing.assert_close(seen[0].tensors["channels"], torch.cat([once, once]))
+
+
+def test_views_times_guidance_times_samples_is_one_call_and_chunks_split_it() -> None:
+    views, conds = [Same(), Flip(), Negate()], [COND] * 3
+    t = torch.tensor(3)
+    net = Net()
+    whole = multiview(cfg(net, UNCOND, 3.0), conds, views)(X, t, Cond())
+    assert net.batches == [3 * 2 * 2]
+    for limit, calls in ((5, [5, 5, 2]), (12, [12]), (1, [1] * 12)):
+        small = Net()
+        got = multiview(cfg(chunked(small, limit), UNCOND, 3.0), conds, views)(X, t, Cond())
+        assert small.batches == calls
+        torch.testing.assert_close(got.out, whole.out, rtol=0, atol=0)
+        torch.testing.assert_close(got.var, whole.var, rtol=0, atol=0)
+    rows = torch.tensor([5, 9])
+    torch.testing.assert_close(chunked(spatial, 1)(X, rows, COND).out, spatial(X, rows, COND).out, rtol=0, atol=0)
+    assert chunked(net, None) is net
+
+
+def test_impossible_views() -> None:
+    with pytest.raises(UsageError, match="2 prompts for 1 views"):
+        multiview(Net(), [COND, COND], [Same()])
+    with pytest.raises(UsageError, match="--reduce"):
+        multiview(Net(), [COND], [Same()], "median")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="--max-batch"):
+        chunked(Net(), 0)
+
+
+# --- mixtures
+
+
+class Halves:
+    """Left and right."""
+
+    parts = 2
+
+    def part(self, x: Tensor, k: int) -> Tensor:
+        mask = torch.arange(x.shape[-1]) < x.shape[-1] // 2
+        return x * (mask if k == 0 else ~mask)
+
+
+def test_each_part_comes_from_its_own_condition() -> None:
+    conds, t = [Cond({"c": torch.tensor([[1.0]])}), Cond({"c": torch.tensor([[5.0]])})], torch.tensor([1, 2])
+    net = Net()
+    got = mix(net, conds, Halves())(X, t, Cond())
+    assert net.batches == [4]
+    first, second = (Net()(X, t, c.expand(2)) for c in conds)
+    torch.testing.assert_close(got.out, torch.cat([first.out[..., :2], second.out[..., 2:]], dim=-1))
+    torch.testing.assert_close(got.var, (first.var + second.var) / 2)
+    same = mix(spatial, [COND, COND], Halves())(X, t, Cond())
+    torch.testing.assert_close(same.out, spatial(X, t, COND).out)
+    with pytest.raises(UsageError, match="2 parts"):
+        mix(Net(), [COND], Halves())
+
+
+# --- gradients, against a Gaussian whose answer is known
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction", "flow"])
+@pytest.mark.parametrize("t", [torch.tensor(300), torch.tensor([800, 20])])
+def test_the_gradient_of_a_gaussian_is_the_formula_s(kind: str, t: Tensor) -> None:
+    base = base_of(kind)
+    signal, noise = network_level(base, t)
+    spread, mean, wanted, scale = 0.3, 0.2, torch.full_like(X, 0.7), 2.5
+    slope = signal * spread / (signal**2 * spread + noise**2)
+
+    def clean(x: Tensor) -> Tensor:
+        return mean + slope * (x - signal * mean)
+
+    def net(x: Tensor, t: Tensor, cond: Cond) -> Prediction:
+        return Prediction(out_of(clean(x), x, t, base))
+
+    guided = gradient(net, lambda x0: (x0 - wanted).square().flatten(1).sum(1) / 2, scale, base)
+    expected = clean(X) - scale * noise**2 / signal * slope * (clean(X) - wanted)
+    got = guided(X, t, Cond()).out
+    assert not got.requires_grad
+    torch.testing.assert_close(x0_of(got, X, t, base), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_gradient_pulls_the_sample_to_the_wish() -> None:
+    """Prior N(0, 1), wish 2: the more weight, the nearer, and never beyond."""
+    base = base_of("epsilon")
+    means = []
+    for scale in (0.0, 0.3, 1.0):
+        scheduler = make_sampler("ddim", base, clip_sample=False)
+
+        def net(x: Tensor, t: Tensor, cond: Cond, scheduler=scheduler) -> Prediction:
+            return Prediction(network_level(scheduler, t)[1] * x)
+
+        guided = gradient(net, lambda x0: (x0 - 2).square().flatten(1).sum(1) / 2, scale, scheduler)
+        x = torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+        for step in denoise(guided, x, scheduler, steps=50):
+            x = step.x
+        means.append(float(x.mean()))
+    assert abs(means[0]) < 0.05
+    assert 0.5 < means[1] < means[2] - 0.2 < 1.8
+
+
+def test_without_the_network_s_derivative_only_the_formula_s_counts() -> None:
+    base = base_of("epsilon")
+    t = torch.tensor(300)
+    signal, noise = network_level(base, t)
+    net = lambda x, t, c: Prediction(0.5 * x)  # noqa: E731
+    got = gradient(net, lambda x0: x0.flatten(1).sum(1), 1.0, base, through=False)(X, t, Cond())
+    torch.testing.assert_close(got.out, 0.5 * X + noise / signal)
+    whole = gradient(net, lambda x0: x0.flatten(1).sum(1), 1.0, base)(X, t, Cond())
+    torch.testing.assert_close(whole.out, 0.5 * X + noise * (1 - 0.5 * noise) / signal)

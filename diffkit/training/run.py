@@ -9,7 +9,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,30 +70,37 @@ def fit(recipe: Recipe, *, force_resume: bool = False, on_progress: OnProgress |
     folder = run_folder(recipe)
     prepare_folder(folder)
     fast.keep_memory()
-    accelerator = _accelerator(recipe, folder)
-    lock = hold(folder) if accelerator.is_main_process else contextlib.nullcontext()
-    with lock, Stop() as stop:
-        run = Run(recipe, folder, accelerator, force_resume)
-        run.loop(stop, on_progress)
-        summary = run.finish()
-    if accelerator.num_processes > 1:
-        accelerator.wait_for_everyone()
-        torch.distributed.destroy_process_group()
-    return summary
+    with _accelerated(recipe, folder) as accelerator, Stop() as stop:
+        lock = hold(folder) if accelerator.is_main_process else contextlib.nullcontext()
+        with lock:
+            run = Run(recipe, folder, accelerator, force_resume)
+            run.loop(stop, on_progress)
+            return run.finish()
 
 
-def _accelerator(recipe: Recipe, folder: Path) -> Any:
+@contextlib.contextmanager
+def _accelerated(recipe: Recipe, folder: Path) -> Iterator[Any]:
+    """Accelerate, set up for this run alone: it keeps its settings per process, and the next run may have others."""
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
     from accelerate.utils import DistributedDataParallelKwargs
 
     kwargs = DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=fast.several_cpu_processes(),
         mixed_precision=fast.mixed_precision(recipe.training.mixed_precision),
         log_with=list(recipe.output.report_to) or None,
         project_dir=str(folder),
         kwargs_handlers=[kwargs],
     )
+    try:
+        yield accelerator
+        if accelerator.num_processes > 1:
+            accelerator.wait_for_everyone()
+            torch.distributed.destroy_process_group()
+    finally:
+        if accelerator.num_processes == 1:
+            AcceleratorState._reset_state(reset_partial_state=True)
 
 
 class Run:

@@ -9,8 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import datasets
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_run import TINY, assert_same_run, final_tensors
 
 from diffkit.errors import NumericalError, ResourceError, Terminated, UsageError
@@ -61,6 +64,22 @@ def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(tiny, variant):
     rows = [json.loads(line) for line in (Path(resumed["output_dir"]) / "metrics.jsonl").read_text().splitlines()]
     steps = [row["step"] for row in rows if "loss" in row]
     assert steps == [3, 6, 9, 12]
+
+
+def test_a_resumed_stream_is_bit_equal_too(tiny, tmp_path):
+    """A streamed set: the place in the stream travels in the checkpoint, and no image is read twice or left out."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "shards").mkdir()
+    for shard in range(3):
+        pictures = [Image.fromarray(rng.integers(0, 255, (8, 8), dtype=np.uint8)) for _ in range(11)]
+        data = datasets.Dataset.from_dict({"image": pictures, "label": [k % 10 for k in range(11)]})
+        data = data.cast_column("image", datasets.Image()).cast_column("label", datasets.ClassLabel(num_classes=10))
+        data.to_parquet(tmp_path / "shards" / f"part-{shard}.parquet")
+    more = [f"dataset.name={tmp_path / 'shards'}", "dataset.streaming=true", "dataset.limit=null"]
+    whole = fit(tiny(*more, out="whole"))
+    resumed = crashed_and_resumed(tiny(*more, out="resumed"), 7)
+    assert resumed["step"] == 12
+    assert_same_run(Path(whole["output_dir"]), Path(resumed["output_dir"]))
 
 
 @pytest.mark.parametrize("fault", ["another seed", "no ema", "no optimizer", "another place in the data"])
