@@ -57,7 +57,7 @@ class Settings:
 
 KINDS = {
     "digits": Settings("digits", resolution=16, epochs=40, held_out=0.25),
-    "mnist": Settings("mnist", resolution=28, epochs=6, held_out=0.0, batch_size=128),
+    "mnist": Settings("mnist", resolution=28, epochs=4, held_out=0.0, batch_size=128),
 }
 
 
