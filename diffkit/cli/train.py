@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diffkit.cli import options
-from diffkit.cli.runner import SESSION, Output, command
+from diffkit.cli.runner import LOG, SESSION, Output, command
 
 if TYPE_CHECKING:
     from diffkit.schema import Recipe
@@ -117,15 +117,20 @@ def _estimate(recipe: Recipe) -> Output:
 
 
 class _Bar:
-    """A rich progress bar on stderr: loss, images/s and the time left; nothing where it is no terminal."""
+    """Progress on stderr: a rich bar on a terminal, a line every so often elsewhere; nothing with --quiet or --json."""
+
+    seconds_between_lines = 15.0
 
     def __init__(self) -> None:
         self._progress: Any = None
         self._task: Any = None
+        self._spoke = 0.0
 
     def __enter__(self) -> _Bar:
         import sys
+        import time
 
+        self._spoke = time.monotonic()
         if sys.stderr.isatty() and not (SESSION.quiet or SESSION.as_json):
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -144,11 +149,21 @@ class _Bar:
 
     def update(self, progress: Any) -> None:
         """Show the newest numbers."""
-        if self._progress is None:
-            return
         step = progress.step
         loss = "-" if progress.loss is None else f"{progress.loss:.4f}"
         speed = "-" if progress.images_per_second is None else f"{progress.images_per_second:.0f}"
+        if self._progress is None:
+            self._speak(step, loss, speed, progress.eta_seconds)
+            return
         if self._task is None:
             self._task = self._progress.add_task("", total=step.total, loss=loss, speed=speed)
         self._progress.update(self._task, completed=step.step, loss=loss, speed=speed)
+
+    def _speak(self, step: Any, loss: str, speed: str, eta: float | None) -> None:
+        import time
+
+        if SESSION.as_json or time.monotonic() - self._spoke < self.seconds_between_lines:
+            return
+        self._spoke = time.monotonic()
+        left = "" if eta is None else f", {max(1, round(eta))} s left"
+        LOG.info("step %d of %d: loss %s, %s images/s%s", step.step, step.total, loss, speed, left)

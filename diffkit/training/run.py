@@ -164,7 +164,8 @@ class Run:
         if self.recipe.output.report_to:
             flat = {k: str(v) for part in ("dataset", "model", "noise", "training")
                     for k, v in self.recipe.model_dump()[part].items()}  # fmt: skip
-            self.accelerator.init_trackers("diffkit", config=flat)
+            places = {"wandb": {"dir": str(self.folder), "name": self.recipe.name}}
+            self.accelerator.init_trackers("diffkit", config=flat, init_kwargs=places)
 
     # ---------------------------------------------------------------- the loop
 

@@ -172,3 +172,17 @@ def test_dry_run_says_what_it_would_take_and_writes_nothing(run_cli, tmp_path):
     facts = json.loads(ran.stdout)
     assert facts["parameters"] > 1_000_000
     assert not (tmp_path / "run").exists()
+
+
+def test_progress_is_said_where_there_is_no_terminal(run_cli, tmp_path, monkeypatch):
+    from diffkit.cli import train as module
+
+    monkeypatch.setattr(module._Bar, "seconds_between_lines", 0.0)
+    items = [i for s in TINY for i in ("--set", s)]
+    ran = run_cli("train", "--out", str(tmp_path / "run"), *items)
+    assert ran.code == 0, ran.stderr
+    assert "step 12 of 12: loss 0." in ran.stderr
+    assert "images/s" in ran.stderr
+    assert str(tmp_path / "run") in ran.stdout
+    quiet = run_cli("train", "--quiet", "--out", str(tmp_path / "other"), *items)
+    assert quiet.stderr == ""
