@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffkit.cli import options
+from diffkit.cli import options, pictures
 from diffkit.cli.progress import Bar
 from diffkit.cli.runner import Output, command
 from diffkit.errors import UsageError
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from diffkit.tasks.generate import Settings
 
 DEFAULT_RUN = Path("runs/digits")
+HUB = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 Where = Annotated[
     str | None, typer.Argument(metavar="[MODEL]", help="A run's or model's folder, or a Hub id; runs/digits if there.")
@@ -42,6 +43,8 @@ def register(app: typer.Typer) -> None:
 def sample(
     model: Where = None,
     classes: options.Classes = None,
+    prompt: options.Prompts = None,
+    negative_prompt: options.NegativePrompt = None,
     guidance: options.Guidance = None,
     steps: options.Steps = None,
     scheduler: options.Scheduler = None,
@@ -53,44 +56,65 @@ def sample(
     num: Count = None,
     batch_size: BatchSize = 64,
     columns: Columns = None,
+    sweep: options.Sweep = None,
     gif: options.Gif = False,
     raw: Raw = False,
     out: options.Out = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    memory: options.Memory = "auto",
+    max_batch: options.MaxBatch = None,
+    no_safety_checker: pictures.NoSafety = False,
     revision: options.Revision = None,
     variant: options.Variant = None,
     allow_pickle: options.AllowPickle = False,
     dry_run: options.DryRun = False,
 ) -> Output:
-    """Draw pictures from noise, of a class where the model knows classes; `--class all` draws one of each."""
+    """Draw pictures from noise: of a class (`--class all` draws one of each) or a prompt, as the model takes them."""
     from diffkit.tasks.generate import Settings, check_settings
 
     began = time.perf_counter()
-    source = model or _default_model()
-    settings = Settings(scheduler, steps, spacing, eta, _numbers(timesteps), stop_noise_after, guidance)
+    source = model or (pictures.default_model(HUB, prompt[0]) if prompt else _default_model())
+    settings = Settings(
+        scheduler, steps, spacing, eta, _numbers(timesteps), stop_noise_after, guidance, negative_prompt, max_batch
+    )
     check_settings(settings)
+    if sweep:
+        if len(classes or []) > 1 or len(prompt or []) > 1:
+            raise UsageError("a sweep draws one class or prompt", "Sweep them: --sweep class=3,7.")
+        return pictures.sweep_sample(
+            {
+                "model": source, "label": classes[0] if classes else None, "prompt": prompt[0] if prompt else None,
+                "negative_prompt": negative_prompt, "guidance": guidance, "steps": steps, "scheduler": scheduler,
+                "spacing": spacing, "eta": eta, "timesteps": timesteps, "stop_noise_after": stop_noise_after,
+                "seed": seed, "num": num or 1, "batch_size": batch_size, "sweep": sweep, "gif": gif, "raw": raw,
+                "out": out, "device": device, "dtype": dtype, "memory": memory, "max_batch": max_batch,
+                "no_safety_checker": no_safety_checker, "revision": revision, "variant": variant,
+                "allow_pickle": allow_pickle, "dry_run": dry_run,
+            }
+        )  # fmt: skip
     if dry_run:
-        return _estimate(source, revision, settings, num or max(1, len(_split(classes))), batch_size)
-    from diffkit.tasks.album import Album, Film, make_recipe
+        return _estimate(source, revision, settings, num or max(1, len(_split(classes)), len(prompt or [])), batch_size)
+    from diffkit.tasks.album import Album, Film, make_recipe, plain_name
 
     Album("sample", out, num or 1)  # fails before anything is loaded
     rank, world, place, wait = _processes(device)
-    from diffkit.models import load
-
-    drawn = load(
-        source, device=place, dtype=dtype, revision=revision, variant=variant, allow_pickle=allow_pickle,
-        weights="raw" if raw else "ema",
+    drawn = pictures.load_model(
+        source, device=place, dtype=dtype, revision=revision, variant=variant, allow_pickle=allow_pickle, raw=raw,
+        memory=memory, safety="off" if no_safety_checker else "auto",
+        prompts=[*(prompt or []), negative_prompt or "", ""] if prompt else ["", negative_prompt or ""],
     )  # fmt: skip
     loaded = time.perf_counter()
-    names = _labels(drawn, classes)
+    names = _labels(drawn, classes, prompt)
     count = num or len(names)
     labels = [names[k % len(names)] for k in range(count)]
     seeds = [seed + k for k in range(count)]
     columns = columns or (len(names) if len(names) > 1 else None)
     album, film = Album("sample", out, count), Film(drawn.codec, columns) if gif and rank == 0 else None
     arguments = {
-        "model": source, "classes": [n for n in names if n is not None] or None, "guidance": guidance, "steps": steps,
+        "model": source, ("prompt" if prompt else "classes"): [n for n in names if n is not None] or None,
+        "negative_prompt": negative_prompt, "guidance": guidance, "steps": steps, "max_batch": max_batch,
+        "no_safety_checker": no_safety_checker or None, "memory": None if memory == "auto" else memory,
         "scheduler": scheduler, "spacing": spacing, "eta": eta or None, "timesteps": timesteps,
         "stop_noise_after": stop_noise_after, "seed": seed, "num": count, "batch_size": batch_size,
         "raw": raw or None, "dtype": dtype, "revision": revision, "variant": variant,
@@ -108,7 +132,7 @@ def sample(
         "images": [str(album.path(s)) for s in seeds],
         "grid": sheet and str(sheet),
         "gif": animation and str(animation),
-        "model": {"id": drawn.id, "revision": drawn.revision, "family": drawn.family},
+        "model": plain_name(drawn),
         "seeds": seeds,
         "steps": len(grid_of),
         "timesteps": grid_of,
@@ -127,9 +151,9 @@ def _draw(
     recipe: dict[str, Any], batch_size: int, rank: int, world: int,
 ) -> tuple[list[float], int]:  # fmt: skip
     """Draw and write this process's pictures; return the timesteps and the network calls of the whole job."""
-    from diffkit.tasks.generate import batches, generate, timesteps_of
+    from diffkit.tasks.generate import batches, generate, takes_prompts, timesteps_of
 
-    visited = timesteps_of(model, settings)
+    visited, kind = timesteps_of(model, settings), "prompt" if takes_prompts(model) else "class"
     mine = len(batches(len(seeds), batch_size, rank, world))
     with Bar("sampling", mine * len(visited)) as bar:
 
@@ -142,7 +166,7 @@ def _draw(
             model, seeds, labels, settings, batch_size=batch_size, rank=rank, world=world, on_step=on_step
         ):
             for picture in done:
-                own = {"seed": picture.seed, "index": picture.index, "class": picture.label}
+                own = {"seed": picture.seed, "index": picture.index, kind: picture.label}
                 album.write(picture.seed, picture.image, {**recipe, **{k: v for k, v in own.items() if v is not None}})
     return visited, len(batches(len(seeds), batch_size)) * len(visited)
 
@@ -181,8 +205,16 @@ def _split(classes: list[str] | None) -> list[str]:
     return [part.strip() for entry in classes or [] for part in entry.split(",") if part.strip()]
 
 
-def _labels(model: Any, classes: list[str] | None) -> list[str | None]:
-    """Return the class names that were asked for, in the model's own spelling; [None] where none was."""
+def _labels(model: Any, classes: list[str] | None, prompts: list[str] | None) -> list[str | None]:
+    """Return what was asked for: prompts, or classes in the model's own spelling; [None] where nothing was."""
+    from diffkit.tasks.generate import takes_prompts
+
+    if takes_prompts(model):
+        if classes:
+            raise UsageError(f"--class {classes[0]!r}: this model takes prompts", "Give --prompt.")
+        return [*prompts] if prompts else [None]
+    if prompts:
+        raise UsageError(f"--prompt {prompts[0]!r}: this model knows no prompts", "Give --class, or leave it out.")
     known = model.class_names
     wanted: list[str] = []
     for entry in classes or []:
@@ -214,7 +246,7 @@ def _processes(device: str) -> tuple[int, int, str, Any]:
 
 
 def _estimate(source: str, revision: str | None, settings: Settings, count: int, batch_size: int) -> Output:
-    from diffkit.tasks.generate import estimate
+    from diffkit.tasks.estimate import estimate
 
     facts = estimate(source, revision, settings, count, batch_size)
     shown = ", ".join(f"{t:g}" for t in facts["timesteps"])

@@ -46,9 +46,9 @@ class Album:
             raise UsageError(f"--out {out} is one file, and there are {count} pictures", "Give a folder, or -n 1.")
         self.folder = output_folder(out if self.file is None else out.parent)
 
-    def path(self, seed: int) -> Path:
-        """The file of the picture with a seed."""
-        return self.file or self.folder / f"{self.command}-{seed}.png"
+    def path(self, seed: int, tag: str = "") -> Path:
+        """The file of the picture with a seed, and of one combination of a sweep."""
+        return self.file or self.folder / f"{self.command}-{seed}{tag and '-' + tag}.png"
 
     def write(self, seed: int, image: Tensor, recipe: Mapping[str, Any]) -> Path:
         """Write one picture, (C, H, W) in [-1, 1], with its recipe."""
@@ -134,3 +134,14 @@ def fingerprint(folder: str) -> str | None:
             with path.open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
     return None
+
+
+def plain_name(model: Any) -> dict[str, Any]:
+    """Return what `--json` says of a model."""
+    return {"id": model.id, "revision": model.revision, "family": model.family}
+
+
+def enlarged(image: Image.Image, side: int = 96) -> Image.Image:
+    """Return a small picture enlarged by a whole factor, pixel by pixel."""
+    factor = max(1, -(-side // max(image.size)))
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)

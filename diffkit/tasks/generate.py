@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from diffkit.errors import NumericalError, UsageError
-from diffkit.guidance import cfg
+from diffkit.guidance import cfg, chunked
 from diffkit.sampling import denoise, generators, pure_noise, set_grid
 from diffkit.schedulers import SAMPLERS, canonical, check_spacing, default_sampler, make_sampler
 from diffkit.types import Cond, Denoiser, Step
@@ -23,6 +23,8 @@ from diffkit.types import Cond, Denoiser, Step
 LOG = logging.getLogger("diffkit.tasks")
 
 DEFAULT_GUIDANCE = 2.0
+# Families that take prompts, and their usual guidance.
+TEXT_GUIDANCE = {"stable_diffusion": 7.5, "deepfloyd": 7.0}
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,9 @@ class Settings:
         eta: DDIM's share of fresh noise.
         timesteps: A custom grid in place of `steps`.
         stop_noise_after: Steps with fresh noise, before the rest go without.
-        guidance: Guidance scale; 2 for a conditional model when left out.
+        guidance: Guidance scale; when left out 2 for classes, 7.5 (Stable Diffusion) or 7 (DeepFloyd) for prompts.
+        negative: Negative prompt, of models that take prompts.
+        max_batch: Most rows in one network call.
     """
 
     scheduler: str | None = None
@@ -46,6 +50,8 @@ class Settings:
     timesteps: tuple[int, ...] | None = None
     stop_noise_after: int | None = None
     guidance: float | None = None
+    negative: str | None = None
+    max_batch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ class Picture:
     Attributes:
         index: Position in the whole list.
         seed: Its seed.
-        label: Its class, as it was asked for, or None.
+        label: Its class or prompt, as it was asked for, or None.
         image: (C, H, W) fp32 on the CPU, about [-1, 1].
     """
 
@@ -130,7 +136,7 @@ def generate(
     Args:
         model: A loaded model.
         seeds: One per picture.
-        labels: One class per picture, or None for the null class.
+        labels: One class or prompt per picture, or None for the null class.
         settings: How.
         batch_size: Pictures per batch; a picture does not depend on it beyond rounding.
         rank: This process.
@@ -152,10 +158,32 @@ def generate(
             if on_step is not None:
                 on_step(step, positions)
         assert x is not None
-        images = model.codec.decode(x).float().cpu()
-        if not torch.isfinite(images).all():
-            raise NumericalError("the pictures are not finite numbers", "Try --dtype fp32, or another --scheduler.")
+        images = finished(model, x)
         yield [Picture(k, seeds[k], wanted[k], image) for k, image in zip(positions, images, strict=True)]
+
+
+def finished(model: Any, x: Tensor) -> Tensor:
+    """Return the pictures of finished samples, (B, C, H, W) fp32 on the CPU; a safety checker has judged them.
+
+    Raises:
+        NumericalError: They are not finite.
+    """
+    with torch.no_grad():
+        images = model.codec.decode(x).float()
+    if not torch.isfinite(images).all():
+        raise NumericalError("the pictures are not finite numbers", "Try --dtype fp32, or another --scheduler.")
+    if takes_prompts(model):
+        images, _ = model.screen(images)
+    return images.cpu()
+
+
+def takes_prompts(model: Any) -> bool:
+    """Say whether a model is conditioned by prompts, not by classes."""
+    return model.family in TEXT_GUIDANCE
+
+
+def _one_step(model: Any) -> bool:
+    return not takes_prompts(model) and model.meta.prediction == "one_step"
 
 
 def steps_of(model: Any, seeds: Sequence[int], labels: Sequence[str | None], settings: Settings) -> Iterator[Step]:
@@ -165,8 +193,8 @@ def steps_of(model: Any, seeds: Sequence[int], labels: Sequence[str | None], set
     """
     random = generators(seeds)
     noise = model.noise(random)
-    net, cond = conditioned(model, labels, settings.guidance)
-    if model.meta.prediction == "one_step":
+    net, cond = conditioned(model, labels, settings)
+    if _one_step(model):
         _check_one_step(settings)
         t = torch.zeros((), dtype=torch.long)
         with torch.no_grad():
@@ -194,22 +222,38 @@ def _check_one_step(settings: Settings) -> None:
         )
 
 
-def conditioned(model: Any, labels: Sequence[str | None], guidance: float | None) -> tuple[Denoiser, Cond]:
+def conditioned(model: Any, labels: Sequence[str | None], settings: Settings) -> tuple[Denoiser, Cond]:
     """Return the (guided) denoiser and the condition of a batch."""
-    cond = model.encode(list(labels))
+    limits = [n for n in (settings.max_batch, getattr(getattr(model, "memory", None), "max_batch", None)) if n]
+    net = chunked(model, min(limits) if limits else None)
     null = all(label in (None, "") for label in labels)
-    scale = effective_guidance(model, guidance, null)
+    scale = effective_guidance(model, settings, null)
     if scale == 1.0:
-        return model, cond
-    return cfg(model, model.uncond(len(labels)), scale, levels=model.scheduler.config.num_train_timesteps), cond
+        return net, model.encode(list(labels))
+    # Together: the text encoder comes once.
+    if takes_prompts(model):
+        both = model.encode([*labels, settings.negative or ""])
+        cond, uncond = both.rows(0, len(labels)), both.rows(len(labels), len(labels) + 1)
+    else:
+        cond, uncond = model.encode(list(labels)), model.uncond(len(labels))
+    return cfg(net, uncond, scale, levels=model.scheduler.config.num_train_timesteps), cond
 
 
-def effective_guidance(model: Any, guidance: float | None, null: bool) -> float:
+def effective_guidance(model: Any, settings: Settings, null: bool) -> float:
     """Return the scale that is used: 1 (no second pass) where there is nothing to guide.
 
     Raises:
-        UsageError: Guidance was asked for, and the model or the missing class does not allow it.
+        UsageError: Guidance was asked for, and the model or the missing class or prompt does not allow it.
     """
+    guidance = settings.guidance
+    if takes_prompts(model):
+        if null and not settings.negative:
+            if guidance not in (None, 0.0, 1.0):
+                raise UsageError(f"--guidance {guidance:g} without a prompt guides nothing", "Give --prompt.")
+            return 1.0
+        return TEXT_GUIDANCE[model.family] if guidance is None else guidance
+    if settings.negative:
+        raise UsageError("--negative-prompt: this model knows no prompts", "Leave it out.")
     if not model.num_classes:
         if guidance not in (None, 1.0):
             raise UsageError(
@@ -227,33 +271,13 @@ def effective_guidance(model: Any, guidance: float | None, null: bool) -> float:
 
 def timesteps_of(model: Any, settings: Settings) -> list[float]:
     """Return the timesteps that will be visited; [0] for a one-step denoiser, which is said."""
-    if model.meta.prediction == "one_step":
+    if _one_step(model):
         _check_one_step(settings)
         LOG.info("a one-step denoiser is asked once, about pure noise: its answer is near the mean of the data")
         return [0]
-    return [int(t) if float(t).is_integer() else float(t) for t in prepare(model.scheduler, settings).timesteps]
+    return numbers(prepare(model.scheduler, settings).timesteps)
 
 
-def estimate(source: str, revision: str | None, settings: Settings, count: int, batch_size: int) -> dict[str, Any]:
-    """Say what sampling would take, without reading any weights.
-
-    Raises:
-        UsageError: Settings that do not fit the model.
-        ModelError: The model is not there or not of the ddpm family.
-    """
-    from diffkit.models import family_of
-    from diffkit.models.ddpm import outline
-    from diffkit.models.hub import open_repo
-
-    repo = open_repo(source, revision=revision)
-    family = family_of(repo)
-    model = outline(repo)
-    visited = timesteps_of(model, settings)
-    return {
-        "model": {"id": repo.id, "revision": repo.revision, "family": family},
-        "steps": len(visited),
-        "timesteps": visited,
-        "unet_calls": len(visited) * len(batches(count, batch_size)),
-        "parameters": model.parameters,
-        "weights_mb": model.parameters * 4 / 1e6,
-    }
+def numbers(timesteps: Tensor) -> list[float]:
+    """Return timesteps for people and JSON: whole numbers as such."""
+    return [int(t) if float(t).is_integer() else float(t) for t in timesteps]

@@ -1,0 +1,306 @@
+"""What the commands that edit pictures share: their common options, and the way from a plan to files.
+
+A command's body takes its own options, checks them, and returns a `Plan`; here the model is loaded, every combination
+of a sweep is drawn, and the pictures, the sheet and the JSON are written. `sample` goes its own way.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from diffkit.cli import options, sweep
+from diffkit.cli.runner import Output, command
+from diffkit.errors import UsageError
+
+LOG = logging.getLogger("diffkit")
+
+DEFAULT_RUN = Path("runs/digits")
+
+Class = Annotated[str | None, typer.Option("--class", "-c", help="A class by name or number, of models with classes.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Pictures per batch.")]
+Spacing = Annotated[str | None, typer.Option("--spacing", help="Of the grid: leading, trailing or linspace.")]
+NoSafety = Annotated[
+    bool, typer.Option("--no-safety-checker", help="Do not judge the pictures of models that come with a checker.")
+]
+Image = Annotated[Path | None, typer.Argument(metavar="[IMAGE]", help="A picture; a drawn example when left out.")]
+
+_SHARED: dict[str, tuple[Any, Any]] = {
+    "model": (options.Model, None),
+    "revision": (options.Revision, None),
+    "variant": (options.Variant, None),
+    "allow_pickle": (options.AllowPickle, False),
+    "prompt": (options.Prompt, None),
+    "negative_prompt": (options.NegativePrompt, None),
+    "label": (Class, None),
+    "guidance": (options.Guidance, None),
+    "steps": (options.Steps, None),
+    "scheduler": (options.Scheduler, None),
+    "spacing": (Spacing, None),
+    "eta": (options.Eta, 0.0),
+    "seed": (options.Seed, 0),
+    "num": (options.Num, 1),
+    "batch_size": (BatchSize, 16),
+    "sweep": (options.Sweep, None),
+    "gif": (options.Gif, False),
+    "out": (options.Out, None),
+    "device": (options.Device, "auto"),
+    "dtype": (options.Dtype, "auto"),
+    "memory": (options.Memory, "auto"),
+    "max_batch": (options.MaxBatch, None),
+    "no_safety_checker": (NoSafety, False),
+    "dry_run": (options.DryRun, False),
+}
+
+# Not part of a picture's recipe: where it goes and how it is shown.
+_UNTOLD = {"out", "gif", "dry_run", "sweep", "device", "allow_pickle"}
+
+
+@dataclass
+class Batch:
+    """What one call of an edit draws."""
+
+    seeds: list[int]
+    labels: list[str | None]
+    settings: Any
+    on_step: Any
+
+
+@dataclass
+class Plan:
+    """What a command's body returns.
+
+    Attributes:
+        draw: From the model and a batch to an `Edit`.
+        visits: From the model (or its preview) and the settings to the timesteps of one batch.
+        inputs: Files that went in, by parameter; their hashes go into the recipe.
+        notices: From the model to what is said before the work begins.
+    """
+
+    draw: Callable[[Any, Batch], Any]
+    visits: Callable[[Any, Any], list[float]]
+    inputs: dict[str, Path | None] = field(default_factory=dict)
+    notices: Callable[[Any, Any], list[str]] | None = None
+
+
+# Every picture command by name: what `replay` calls.
+COMMANDS: dict[str, Callable[..., Output]] = {}
+
+
+def picture_command(
+    app: typer.Typer, name: str, hub: str, without: tuple[str, ...] = ()
+) -> Callable[[Callable[..., Plan]], Callable[..., Plan]]:
+    """Register a command whose body returns a `Plan`; it gets the shared options.
+
+    Args:
+        app: The application.
+        name: The command's name.
+        hub: The model used where none is named and there is no local run.
+        without: Shared options that have no meaning for it.
+    """
+
+    def decorate(body: Callable[..., Plan]) -> Callable[..., Plan]:
+        own = inspect.signature(body, eval_str=True).parameters
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        extra = [
+            inspect.Parameter(key, keyword, default=default, annotation=kind)
+            for key, (kind, default) in _SHARED.items()
+            if key not in without
+        ]
+        signature = inspect.Signature([*own.values(), *extra])
+
+        @functools.wraps(body)
+        def run(**given: Any) -> Output:
+            values = {key: default for key, (_, default) in _SHARED.items()}
+            values |= {key: parameter.default for key, parameter in own.items()} | given
+            return _run(name, hub, body, list(own), values, signature)
+
+        run.__signature__ = signature  # type: ignore[attr-defined]
+        COMMANDS[name] = run
+        command(app, name)(run)
+        return body
+
+    return decorate
+
+
+def _run(
+    name: str, hub: str, body: Callable[..., Plan], own: list[str], given: dict[str, Any], signature: inspect.Signature
+) -> Output:
+    from diffkit.tasks.generate import check_settings
+
+    began = time.perf_counter()
+    table = sweep.parse(given["sweep"], signature)
+    cells = [{**given, **cell.values} for cell in table.combinations]
+    plans = [body(**{key: values[key] for key in own}) for values in cells]
+    settings = [_settings(name, values) for values in cells]
+    for each in settings:
+        check_settings(each)
+    source = given["model"] or default_model(hub, given["prompt"])
+    if given["dry_run"]:
+        return _estimate(source, given, plans, settings)
+    from diffkit.cli.sheet import Sheet
+    from diffkit.tasks.album import Album
+
+    seeds = [given["seed"] + k for k in range(given["num"])]
+    album = Album(name, given["out"], len(seeds) * len(cells))
+    model = _load(source, given, cells)
+    loaded = time.perf_counter()
+    sheet = Sheet(name, album, model, table, given["gif"])
+    for cell, values, plan, how in zip(table.combinations, cells, plans, settings, strict=True):
+        recipe = _recipe(name, {**values, "model": source}, own, plan, model)
+        sheet.draw(cell, plan, how, seeds, _label(model, values), values["batch_size"], recipe)
+    recipe = _recipe(name, {**given, "model": source}, own, plans[0], model)
+    if given["sweep"]:
+        recipe["arguments"]["sweep"] = given["sweep"]
+    payload, lines = sheet.close(seeds, recipe, loaded, began)
+    return Output(payload, lines)
+
+
+def sweep_sample(given: dict[str, Any]) -> Output:
+    """Draw `sample`'s pictures for every combination of a sweep."""
+
+    def body(**own: Any) -> Plan:
+        from diffkit.tasks.edit import Edit, pictures_of
+        from diffkit.tasks.generate import generate, timesteps_of
+
+        def draw(model: Any, batch: Batch) -> Any:
+            import torch
+
+            done = generate(model, batch.seeds, batch.labels, batch.settings, on_step=batch.on_step)
+            images = torch.stack([picture.image for some in done for picture in some])
+            visited = timesteps_of(model, batch.settings)
+            return Edit(pictures_of(images), visited, len(visited))
+
+        return Plan(draw, timesteps_of)
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    signature = inspect.Signature(
+        [inspect.Parameter(k, keyword, default=d, annotation=kind) for k, (kind, d) in _SHARED.items()]
+    )
+    return _run("sample", "", body, ["timesteps", "stop_noise_after", "raw"], given, signature)
+
+
+def default_model(hub: str, prompt: str | None) -> str:
+    """Return the model used where none is named, and say which."""
+    local = (DEFAULT_RUN / "model_index.json").is_file() and not prompt
+    chosen = str(DEFAULT_RUN) if local else hub
+    why = "the run that is there" if local else "it takes prompts" if prompt else f"there is no {DEFAULT_RUN}"
+    LOG.info("no --model: %s is used (%s)", chosen, why)
+    return chosen
+
+
+def _settings(name: str, values: dict[str, Any]) -> Any:
+    from diffkit.tasks.generate import Settings
+
+    grid = values["timesteps"] if name == "sample" else None  # `denoise` has other timesteps
+    return Settings(
+        scheduler=values["scheduler"], steps=values["steps"], spacing=values["spacing"], eta=values["eta"],
+        guidance=values["guidance"], negative=values["negative_prompt"], max_batch=values["max_batch"],
+        timesteps=grid and tuple(int(t) for t in grid.split(",")),
+        stop_noise_after=values.get("stop_noise_after"),
+    )  # fmt: skip
+
+
+def _load(source: str, given: dict[str, Any], cells: list[dict[str, Any]]) -> Any:
+    words = [w for cell in cells for w in (cell["prompt"], cell["negative_prompt"], cell.get("edit_prompt"))]
+    model = load_model(
+        source, device=given["device"], dtype=given["dtype"], revision=given["revision"], variant=given["variant"],
+        allow_pickle=given["allow_pickle"], memory=given["memory"], raw=given.get("raw", False),
+        safety="off" if given["no_safety_checker"] else "auto", prompts=[w or "" for w in [*words, ""]],
+    )  # fmt: skip
+    if getattr(getattr(model, "meta", None), "prediction", "") == "one_step" and given["sweep"] is None:
+        raise UsageError(f"{source} is a one-step denoiser, which has no steps to edit on", "Give another --model.")
+    return model
+
+
+def load_model(
+    source: str, *, device: str, dtype: str, revision: str | None, variant: str | None, allow_pickle: bool, raw: bool,
+    memory: str, safety: str, prompts: list[str],
+) -> Any:  # fmt: skip
+    """Load a model; of one that takes prompts all are encoded at once, and its text encoder is gone before the UNet.
+
+    Raises:
+        UsageError: An option that the model's family does not have.
+    """
+    from diffkit.models import family_of, load
+    from diffkit.models.devices import pick_device
+    from diffkit.models.hub import open_repo
+    from diffkit.tasks.generate import TEXT_GUIDANCE
+
+    pick_device(device)
+    text = family_of(open_repo(source, revision=revision)) in TEXT_GUIDANCE
+    if text and raw:
+        raise UsageError("--raw: only diffkit's own runs hold raw weights", "Leave it out.")
+    extra: dict[str, Any] = {"memory": memory, "safety": safety} if text else {"weights": "raw" if raw else "ema"}
+    model = load(
+        source, device=device, dtype=dtype, revision=revision, variant=variant, allow_pickle=allow_pickle, **extra
+    )
+    if text:
+        model.encode(sorted(set(prompts)))
+    return model
+
+
+def _label(model: Any, values: dict[str, Any]) -> str | None:
+    from diffkit.tasks.generate import takes_prompts
+
+    if takes_prompts(model):
+        if values["label"] is not None:
+            raise UsageError(f"--class {values['label']!r}: this model takes prompts", "Give --prompt.")
+        return values["prompt"]
+    if values["prompt"] is not None:
+        raise UsageError(
+            f"--prompt {values['prompt']!r}: this model knows no prompts", "Give --class, or leave it out."
+        )
+    if values["label"] is not None:
+        model.encode([values["label"]])  # refuses unknown ones
+    return values["label"]
+
+
+def _recipe(name: str, values: dict[str, Any], own: list[str], plan: Plan, model: Any) -> dict[str, Any]:
+    from diffkit.tasks.album import make_recipe
+
+    told = {key: values[key] for key in [*own, *_SHARED] if key not in _UNTOLD}
+    defaults = {key: default for key, (_, default) in _SHARED.items()}
+    kept = {
+        key: str(value) if isinstance(value, Path) else value
+        for key, value in told.items()
+        if value not in (None, False) and (key not in defaults or value != defaults[key] or key in ("seed", "num"))
+    }
+    if name == "sample" and (words := {k: [kept.pop(k)] for k in ("label", "prompt") if k in kept}):
+        kept |= {"classes" if k == "label" else k: v for k, v in words.items()}
+    recipe = make_recipe(name, kept, model)
+    inputs = {key: digest(path) for key, path in plan.inputs.items() if path is not None}
+    return {**recipe, "inputs": inputs} if inputs else recipe
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    import hashlib
+
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _estimate(source: str, given: dict[str, Any], plans: list[Plan], settings: list[Any]) -> Output:
+    from diffkit.tasks.estimate import estimate
+
+    all_facts = [
+        estimate(source, given["revision"], how, given["num"], given["batch_size"], plan.visits)
+        for plan, how in zip(plans, settings, strict=True)
+    ]
+    facts = {**all_facts[0], "unet_calls": sum(f["unet_calls"] for f in all_facts)}
+    lines = [
+        f"pictures    {given['num'] * len(plans)}",
+        f"UNet calls  {facts['unet_calls']}",
+        f"parameters  {facts['parameters'] / 1e6:.2f} M, {facts['weights_mb']:.0f} MB in fp32",
+        "timesteps   " + ", ".join(f"{t:g}" for t in facts["timesteps"][:100]) + (" ..." * (facts["steps"] > 100)),
+    ]
+    return Output(facts, lines)
