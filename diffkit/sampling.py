@@ -199,6 +199,8 @@ def denoise(
     arguments: dict[str, Any] = {"generator": generators} if "generator" in takes else {}
     if "eta" in takes:
         arguments["eta"] = eta
+    if "use_clipped_model_output" in takes and _clips_x0(scheduler):
+        arguments["use_clipped_model_output"] = True
     _check_noise(scheduler, arguments, stop_noise_after)
     if start and hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(start)
@@ -233,6 +235,16 @@ def _check_path(scheduler: Any, path: Sequence[int], generators: Sequence[torch.
         )
     if generators is None:
         raise ValueError("a path that turns back needs generators for its noise")
+
+
+def _clips_x0(scheduler: Any) -> bool:
+    """Whether x0 is predicted and clipped, so that DDIM's noise direction has to be that of the clipped x0.
+
+    Guidance pushes x0 beyond [-1, 1]; with the direction of the unclipped one each step adds to the error, and more
+    steps make worse pictures. (diffusers' DDIMPipeline leaves it at that; without guidance the two hardly differ.)
+    """
+    config = scheduler.config
+    return config.get("prediction_type") == "sample" and bool(config.get("clip_sample"))
 
 
 def _step(scheduler: Any, out: Tensor, t: Tensor, x: Tensor, arguments: dict[str, Any], silent: bool) -> Any:

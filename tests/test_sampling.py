@@ -343,3 +343,24 @@ def test_generate_refuses_numbers_that_are_not_finite() -> None:
     model = DDPM(DDPMNetwork(unet), DDPMScheduler(), RunMeta(resolution=8, channels=1))
     with pytest.raises(NumericalError, match="finite"):
         list(generate(model, [1], settings=Settings(steps=2)))
+
+
+def test_ddim_steps_in_the_direction_of_the_clipped_x0():
+    """A guided x0 network overshoots [-1, 1]; each step must still lie between the clipped x0 and its own noise."""
+    from diffusers import DDPMScheduler
+
+    base = DDPMScheduler(100, prediction_type="sample", clip_sample=True, timestep_spacing="trailing")
+    sampler = make_sampler("ddim", base)
+    set_grid(sampler, 10)
+    target = torch.tensor([-1.0, -0.5, 0.5, 1.0]).reshape(1, 1, 2, 2)
+    x = torch.randn(1, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    start = x
+    for step in denoise(lambda x, t, cond: Prediction(3 * target), x, sampler):
+        x = step.x
+        if step.index + 1 < step.total:
+            after = sampler.timesteps[step.index + 1]
+            abar, first = base.alphas_cumprod[after], base.alphas_cumprod[sampler.timesteps[0]]
+            clipped = (3 * target).clamp(-1, 1)
+            noise = (start - first.sqrt() * clipped) / (1 - first).sqrt()
+            torch.testing.assert_close(x, abar.sqrt() * clipped + (1 - abar).sqrt() * noise, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(x, (3 * target).clamp(-1, 1), atol=1e-5, rtol=1e-5)
