@@ -11,8 +11,7 @@ Run (all contestants but the script):
     python benchmarks/throughput.py
 Beside the script, which needs torchvision (its build need not fit torch; missing operators are declared):
     pip install --no-deps --target ../torchvision torchvision
-    git clone --depth 1 https://github.com/huggingface/diffusers ../diffusers
-    python benchmarks/throughput.py --diffusers ../diffusers --torchvision ../torchvision
+    python benchmarks/throughput.py --diffusers CHECKOUT --torchvision ../torchvision
 What each measure gives:
     python benchmarks/throughput.py --contestants bare,diffkit,diffkit-malloc,diffkit-sdpa,diffkit-channels-last,...
 On a GPU:

@@ -54,7 +54,7 @@ class ModelSpec(_Strict):
         "none", description="embedding: added to the time embedding; concat: as channels of the input."
     )
     class_embed_dim: PositiveInt = Field(4, description="Channels of the class embedding (concat).")
-    attention: Literal["auto", "sdpa", "plain"] = Field(
+    attention: Literal["auto", "sdpa", "plain", "blocked"] = Field(
         "auto", description="Attention kernel; auto: by device and head."
     )
     pretrained: str | None = Field(None, description="A Hub id or folder to start from (fine-tuning).")

@@ -10,7 +10,7 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
 from diffkit.errors import ModelError, UsageError
 from diffkit.models import load
-from diffkit.models.attention import set_attention
+from diffkit.models.attention import BlockedAttnProcessor, set_attention
 from diffkit.models.ddpm import (
     DDPM,
     DDPMNetwork,
@@ -227,19 +227,44 @@ def test_noise_of_an_image_depends_on_its_own_generator() -> None:
 
 def test_attention_kernel_is_chosen_and_both_agree() -> None:
     unet = network().unet
-    assert set_attention(unet, "auto", "cpu") == "plain"
+    assert set_attention(unet, "auto", "cpu") == "blocked"
     assert set_attention(unet, "auto", "cuda") == "sdpa"
     x, t = torch.randn(2, 1, 8, 8), torch.tensor(5)
     kinds, outs = [], []
-    for kind in ("plain", "sdpa"):
+    for kind in ("plain", "sdpa", "blocked"):
         set_attention(unet, kind)
         kinds.append({type(m.processor) for m in unet.modules() if hasattr(m, "set_processor")})
         with torch.no_grad():
             outs.append(unet(x, t).sample)
-    assert kinds == [{AttnProcessor}, {AttnProcessor2_0}]
+    assert kinds == [{AttnProcessor}, {AttnProcessor2_0}, {BlockedAttnProcessor}]
     torch.testing.assert_close(outs[0], outs[1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(outs[0], outs[2], rtol=1e-5, atol=1e-5)
     with pytest.raises(UsageError, match="attention 'fast'"):
         set_attention(unet, "fast")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("scores", [1, 40, 1 << 19])
+def test_the_blocked_kernel_has_the_plain_ones_gradients(
+    monkeypatch: pytest.MonkeyPatch, scores: int, precision: str
+) -> None:
+    """Blocks of one head, of some, and one block of all; under autocast it computes in fp32."""
+    monkeypatch.setattr("diffkit.models.attention._CACHED", scores)
+    unet = network().unet
+    x, t = torch.randn(3, 1, 8, 8), torch.tensor(5)
+    results = []
+    for kind in ("plain", "blocked"):
+        set_attention(unet, kind)
+        unet.zero_grad()
+        inside = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            out = unet(inside, t).sample
+        (out.float() ** 2).sum().backward()
+        results.append([out, inside.grad, *(p.grad for p in unet.parameters() if p.grad is not None)])
+    atol, rtol = (1e-4, 1e-4) if precision == "fp32" else (0.5, 0.2)
+    assert len(results[0]) == len(results[1]) > 20
+    for plain, blocked in zip(*results, strict=True):
+        torch.testing.assert_close(plain.float(), blocked.float(), atol=atol, rtol=rtol)
 
 
 def test_meta_ignores_what_it_does_not_know_and_refuses_wrong_types() -> None:
