@@ -17,6 +17,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -93,6 +94,8 @@ def begin(*, as_json: bool, quiet: bool, debug: bool, offline: bool) -> None:
     if offline:  # huggingface_hub and datasets read these when they are imported
         os.environ["HF_HUB_OFFLINE"] = "1"
         os.environ["HF_DATASETS_OFFLINE"] = "1"
+    # transformers asks for progress bars at import, and the Hub's library then says that they are off.
+    warnings.filterwarnings("ignore", message="Cannot enable progress bars")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     if quiet or not sys.stderr.isatty():
