@@ -42,12 +42,14 @@ def _drawn(model: DDPM, recipe: Recipe, loader: Any) -> Any:
     from diffkit.guidance import cfg
     from diffkit.pictures import grid
     from diffkit.sampling import denoise, generators, pure_noise, set_grid
-    from diffkit.schedulers import default_sampler, make_sampler
+    from diffkit.schedulers import default_sampler, is_flow, make_sampler
 
     spec = recipe.training
     count = spec.preview_images
     seeds = generators(range(count))
-    sampler = make_sampler(default_sampler(model.scheduler), model.scheduler)
+    # From the last level on, whatever spacing a pretrained pipeline asks for: it may not allow so few steps.
+    spacing = None if is_flow(model.scheduler) else "trailing"
+    sampler = make_sampler(default_sampler(model.scheduler), model.scheduler, spacing=spacing)
     steps = min(spec.preview_steps, model.scheduler.config.num_train_timesteps)
     net: Any = model
     cond = model.encode([None] * count)
