@@ -61,16 +61,22 @@ def _class_names(recipe: Recipe, dataset: Any) -> list[str]:
     return list(dataset.class_names)
 
 
-def state(recipe: Recipe, net: DDPMNetwork, accelerator: Any) -> TrainState:
-    """Put a network on its device with optimizer, average and learning-rate state, prepared by Accelerate."""
+def set_up(net: DDPMNetwork, recipe: Recipe, device: torch.device) -> None:
+    """Freeze what the recipe freezes, and choose checkpointing and the attention kernel."""
     spec = recipe.training
     for name, param in net.named_parameters():
         if any(name.startswith((prefix, f"unet.{prefix}")) for prefix in recipe.model.freeze):
             param.requires_grad_(False)
     if spec.gradient_checkpointing:
         net.unet.enable_gradient_checkpointing()
+    set_attention(net.unet, recipe.model.attention, device)
+
+
+def state(recipe: Recipe, net: DDPMNetwork, accelerator: Any) -> TrainState:
+    """Put a network on its device with optimizer, average and learning-rate state, prepared by Accelerate."""
+    spec = recipe.training
     net.to(accelerator.device)
-    set_attention(net.unet, recipe.model.attention, accelerator.device)
+    set_up(net, recipe, accelerator.device)
     called = fast.prepare_network(net, accelerator.device, channels_last=spec.channels_last, compile_it=spec.compile)
     wrapped = accelerator.prepare(called)
     optimizer = accelerator.prepare(make_optimizer(wrapped, spec, accelerator.device))

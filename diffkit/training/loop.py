@@ -127,7 +127,7 @@ def train(
     rank = accelerator.process_index
     stream = loader.stream(state.step * spec.gradient_accumulation, state.data or None)
     params = [p for p in state.wrapped.parameters() if p.requires_grad]
-    fallible = _has_dropout(state.network)
+    seeded = _has_dropout(state.network)
     state.wrapped.train()
     while state.step < plan.total:
         factor = state.plateau.factor if state.plateau else 1.0
@@ -135,7 +135,7 @@ def train(
         for group in state.optimizer.param_groups:
             group["lr"] = lr
         batches = [next(stream) for _ in range(spec.gradient_accumulation)]
-        loss = _backward_or_split(state, batches, objective, recipe, accelerator, rank, fallible)
+        loss = _backward_or_split(state, batches, objective, recipe, accelerator, rank, seeded)
         _apply(state, params, loss, spec.clip, accelerator)
         state.data = loader.state()
         state.step += 1

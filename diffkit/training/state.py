@@ -103,14 +103,10 @@ def _restore_optimizer(state: TrainState, saved: Mapping[str, Tensor]) -> None:
         slot, _, name = key.partition("/")
         slots.setdefault(name, {})[slot] = value
     inner = getattr(state.optimizer, "optimizer", state.optimizer)
+    fused = bool(inner.defaults.get("fused"))
     for name, param in _named(state):
         if name in slots:
-            # The plain kernels keep their step count on the host; the fused CUDA kernel wants it beside the weights.
+            # The plain kernels keep their step count on the host; the fused ones want it beside the weights.
             inner.state[param] = {
-                slot: value.to(param.device)
-                if slot == "step" and inner.defaults.get("fused")
-                else value
-                if slot == "step"
-                else _like(value, param)
-                for slot, value in slots[name].items()
+                slot: _like(value, param) if fused or slot != "step" else value for slot, value in slots[name].items()
             }

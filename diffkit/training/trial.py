@@ -15,10 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffkit.models.attention import set_attention
 from diffkit.models.ddpm import DDPMNetwork, build_network
 from diffkit.schema import Recipe
-from diffkit.training import fast
+from diffkit.training import build, fast
 from diffkit.training.ema import EMA
 from diffkit.training.optim import make_optimizer
 
@@ -157,12 +156,7 @@ def _free(device: torch.device) -> float:
 
 def _network(recipe: Recipe, shape: tuple[int, int, int], num_classes: int, device: torch.device) -> DDPMNetwork:
     network = build_network(recipe.model, shape=shape, num_classes=num_classes)
-    set_attention(network.unet, recipe.model.attention, device)
-    for name, param in network.named_parameters():
-        if any(name.startswith((prefix, f"unet.{prefix}")) for prefix in recipe.model.freeze):
-            param.requires_grad_(False)
-    if recipe.training.gradient_checkpointing:
-        network.unet.enable_gradient_checkpointing()
+    build.set_up(network, recipe, device)
     network.train()
     return network
 
