@@ -57,6 +57,9 @@ Memory = Annotated[
 MaxBatch = Annotated[
     int | None, typer.Option("--max-batch", min=1, help="Most images in one network call; larger batches are split.")
 ]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Compile the network first: a slow start, then faster; for many pictures.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and do nothing.")]
 
 # Where it goes.

@@ -56,6 +56,7 @@ _SHARED: dict[str, tuple[Any, Any]] = {
     "dtype": (options.Dtype, "auto"),
     "memory": (options.Memory, "auto"),
     "max_batch": (options.MaxBatch, None),
+    "compile": (options.Compile, False),
     "no_safety_checker": (NoSafety, False),
     "dry_run": (options.DryRun, False),
 }
@@ -83,12 +84,14 @@ class Plan:
         visits: From the model (or its preview) and the settings to the timesteps of one batch.
         inputs: Files that went in, by parameter; their hashes go into the recipe.
         notices: From the model to what is said before the work begins.
+        batched: Whether pictures of other classes, prompts and guidance scales may stand in the same batch.
     """
 
     draw: Callable[[Any, Batch], Any]
     visits: Callable[[Any, Any], list[float]]
     inputs: dict[str, Path | None] = field(default_factory=dict)
     notices: Callable[[Any, Any], list[str]] | None = None
+    batched: bool = False
 
 
 # Every picture command by name: what `replay` calls.
@@ -144,9 +147,10 @@ def _run(
     for each in settings:
         check_settings(each)
     source = given["model"] or default_model(hub, given["prompt"])
+    groups = sweep.groups(table, plans[0].batched)
     if given["dry_run"]:
-        return _estimate(source, given, plans, settings)
-    from diffkit.cli.sheet import Sheet
+        return _estimate(source, given, plans, settings, groups)
+    from diffkit.cli.sheet import Sheet, Tile
     from diffkit.tasks.album import Album
 
     seeds = [given["seed"] + k for k in range(given["num"])]
@@ -154,9 +158,16 @@ def _run(
     model = _load(source, given, cells)
     loaded = time.perf_counter()
     sheet = Sheet(name, album, model, table, given["gif"])
-    for cell, values, plan, how in zip(table.combinations, cells, plans, settings, strict=True):
-        recipe = _recipe(name, {**values, "model": source}, own, plan, model)
-        sheet.draw(cell, plan, how, seeds, _label(model, values), values["batch_size"], recipe)
+    for group in groups:
+        recipes = [_recipe(name, {**cells[k], "model": source}, own, plans[k], model) for k in group]
+        if again := sweep.narrowed(given["sweep"] or [], [table.combinations[k] for k in group], signature):
+            for recipe in recipes:  # the last bits of a picture depend on its company
+                recipe["arguments"]["sweep"] = again
+        tiles = [
+            Tile(table.combinations[k], settings[k], _label(model, cells[k]), recipe)
+            for k, recipe in zip(group, recipes, strict=True)
+        ]
+        sheet.draw(tiles, plans[group[0]], seeds, given["batch_size"])
     recipe = _recipe(name, {**given, "model": source}, own, plans[0], model)
     if given["sweep"]:
         recipe["arguments"]["sweep"] = given["sweep"]
@@ -174,12 +185,14 @@ def sweep_sample(given: dict[str, Any]) -> Output:
         def draw(model: Any, batch: Batch) -> Any:
             import torch
 
-            done = generate(model, batch.seeds, batch.labels, batch.settings, on_step=batch.on_step)
+            done = generate(
+                model, batch.seeds, batch.labels, batch.settings, batch_size=len(batch.seeds), on_step=batch.on_step
+            )
             images = torch.stack([picture.image for some in done for picture in some])
             visited = timesteps_of(model, batch.settings)
             return Edit(pictures_of(images), visited, len(visited))
 
-        return Plan(draw, timesteps_of)
+        return Plan(draw, timesteps_of, batched=True)
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     signature = inspect.Signature(
@@ -214,6 +227,7 @@ def _load(source: str, given: dict[str, Any], cells: list[dict[str, Any]]) -> An
     model = load_model(
         source, device=given["device"], dtype=given["dtype"], revision=given["revision"], variant=given["variant"],
         allow_pickle=given["allow_pickle"], memory=given["memory"], raw=given.get("raw", False),
+        compile=given["compile"],
         safety="off" if given["no_safety_checker"] else "auto", prompts=[w or "" for w in [*words, ""]],
     )  # fmt: skip
     if getattr(getattr(model, "meta", None), "prediction", "") == "one_step" and given["sweep"] is None:
@@ -223,7 +237,7 @@ def _load(source: str, given: dict[str, Any], cells: list[dict[str, Any]]) -> An
 
 def load_model(
     source: str, *, device: str, dtype: str, revision: str | None, variant: str | None, allow_pickle: bool, raw: bool,
-    memory: str, safety: str, prompts: list[str],
+    memory: str, safety: str, prompts: list[str], compile: bool = False,
 ) -> Any:  # fmt: skip
     """Load a model; of one that takes prompts all are encoded at once, and its text encoder is gone before the UNet.
 
@@ -241,11 +255,22 @@ def load_model(
         raise UsageError("--raw: only diffkit's own runs hold raw weights", "Leave it out.")
     extra: dict[str, Any] = {"memory": memory, "safety": safety} if text else {"weights": "raw" if raw else "ema"}
     model = load(
-        source, device=device, dtype=dtype, revision=revision, variant=variant, allow_pickle=allow_pickle, **extra
-    )
+        source, device=device, dtype=dtype, revision=revision, variant=variant, allow_pickle=allow_pickle,
+        compile=compile, **extra,
+    )  # fmt: skip
     if text:
         model.encode(sorted(set(prompts)))
     return model
+
+
+def seconds(model: Any, began: float, loaded: float, drawn: float) -> dict[str, float]:
+    """Return `--json`'s times from moments of `time.perf_counter`; prompts are encoded while the model is loaded."""
+    encode = getattr(getattr(model, "prompts", None), "seconds", None)
+    told = {"load": loaded - began - (encode or 0.0)}
+    if encode is not None:
+        told["encode"] = encode
+    told |= {"denoise": drawn - loaded, "total": time.perf_counter() - began}
+    return {key: round(value, 3) for key, value in told.items()}
 
 
 def _label(model: Any, values: dict[str, Any]) -> str | None:
@@ -289,13 +314,18 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _estimate(source: str, given: dict[str, Any], plans: list[Plan], settings: list[Any]) -> Output:
+def _estimate(
+    source: str, given: dict[str, Any], plans: list[Plan], settings: list[Any], groups: list[list[int]]
+) -> Output:
     from diffkit.tasks.estimate import estimate
 
     all_facts = [
-        estimate(source, given["revision"], how, given["num"], given["batch_size"], plan.visits)
-        for plan, how in zip(plans, settings, strict=True)
-    ]
+        estimate(
+            source, given["revision"], settings[some[0]], given["num"] * len(some), given["batch_size"],
+            plans[some[0]].visits,
+        )
+        for some in groups
+    ]  # fmt: skip
     facts = {**all_facts[0], "unet_calls": sum(f["unet_calls"] for f in all_facts)}
     lines = [
         f"pictures    {given['num'] * len(plans)}",

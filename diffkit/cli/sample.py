@@ -64,6 +64,7 @@ def sample(
     dtype: options.Dtype = "auto",
     memory: options.Memory = "auto",
     max_batch: options.MaxBatch = None,
+    compile: options.Compile = False,
     no_safety_checker: pictures.NoSafety = False,
     revision: options.Revision = None,
     variant: options.Variant = None,
@@ -89,7 +90,7 @@ def sample(
                 "spacing": spacing, "eta": eta, "timesteps": timesteps, "stop_noise_after": stop_noise_after,
                 "seed": seed, "num": num or 1, "batch_size": batch_size, "sweep": sweep, "gif": gif, "raw": raw,
                 "out": out, "device": device, "dtype": dtype, "memory": memory, "max_batch": max_batch,
-                "no_safety_checker": no_safety_checker, "revision": revision, "variant": variant,
+                "compile": compile, "no_safety_checker": no_safety_checker, "revision": revision, "variant": variant,
                 "allow_pickle": allow_pickle, "dry_run": dry_run,
             }
         )  # fmt: skip
@@ -101,7 +102,7 @@ def sample(
     rank, world, place, wait = _processes(device)
     drawn = pictures.load_model(
         source, device=place, dtype=dtype, revision=revision, variant=variant, allow_pickle=allow_pickle, raw=raw,
-        memory=memory, safety="off" if no_safety_checker else "auto",
+        memory=memory, safety="off" if no_safety_checker else "auto", compile=compile,
         prompts=[*(prompt or []), negative_prompt or "", ""] if prompt else ["", negative_prompt or ""],
     )  # fmt: skip
     loaded = time.perf_counter()
@@ -115,6 +116,7 @@ def sample(
         "model": source, ("prompt" if prompt else "classes"): [n for n in names if n is not None] or None,
         "negative_prompt": negative_prompt, "guidance": guidance, "steps": steps, "max_batch": max_batch,
         "no_safety_checker": no_safety_checker or None, "memory": None if memory == "auto" else memory,
+        "compile": compile or None,
         "scheduler": scheduler, "spacing": spacing, "eta": eta or None, "timesteps": timesteps,
         "stop_noise_after": stop_noise_after, "seed": seed, "num": count, "batch_size": batch_size,
         "raw": raw or None, "dtype": dtype, "revision": revision, "variant": variant,
@@ -137,11 +139,7 @@ def sample(
         "steps": len(grid_of),
         "timesteps": grid_of,
         "unet_calls": calls,
-        "seconds": {
-            "load": round(loaded - began, 3),
-            "denoise": round(denoised - loaded, 3),
-            "total": round(time.perf_counter() - began, 3),
-        },
+        "seconds": pictures.seconds(drawn, began, loaded, denoised),
     }
     return Output({k: v for k, v in payload.items() if v is not None}, _lines(payload, album, count))
 

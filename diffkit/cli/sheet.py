@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from diffkit.cli import sweep
@@ -12,6 +13,16 @@ if TYPE_CHECKING:
     from diffkit.cli.pictures import Plan
 
 LOG = logging.getLogger("diffkit")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A combination with all that its pictures need."""
+
+    cell: sweep.Combination
+    settings: Any
+    label: str | None
+    recipe: dict[str, Any]
 
 
 class Sheet:
@@ -28,24 +39,23 @@ class Sheet:
         self.timesteps: list[float] = []
         self.calls = 0
 
-    def draw(
-        self, cell: sweep.Combination, plan: Plan, settings: Any, seeds: list[int], label: str | None, batch_size: int,
-        recipe: dict[str, Any],
-    ) -> None:  # fmt: skip
-        """Draw one combination, batch by batch, and write its pictures."""
+    def draw(self, tiles: list[Tile], plan: Plan, seeds: list[int], batch_size: int) -> None:
+        """Draw combinations that fit into common batches, and write their pictures."""
         from diffkit.cli.pictures import Batch
         from diffkit.cli.progress import Bar
         from diffkit.pictures import write_png
         from diffkit.tasks.album import Film
-        from diffkit.tasks.generate import batches
+        from diffkit.tasks.generate import batches, merged
 
-        groups = batches(len(seeds), batch_size)
-        visited = plan.visits(self.model, settings)
-        for line in plan.notices(self.model, settings) if plan.notices else []:
+        rows = [(tile, seed) for tile in tiles for seed in seeds]
+        groups = batches(len(rows), batch_size)
+        visited = plan.visits(self.model, tiles[0].settings)
+        for line in plan.notices(self.model, tiles[0].settings) if plan.notices else []:
             LOG.info("%s", line)
-        written: list[str] = []
+        written: dict[str, list[str]] = {tile.cell.label: [] for tile in tiles}
         scores: dict[str, Any] = {}
-        with Bar(cell.label or self.name, len(visited) * len(groups)) as bar:
+        shown = tiles[0].cell.label if len(tiles) == 1 else f"{tiles[0].cell.label} ... {tiles[-1].cell.label}"
+        with Bar(shown or self.name, len(visited) * len(groups)) as bar:
             for positions in groups:
                 film = Film(self.model.codec) if self.gif and self.film is None else None
 
@@ -54,29 +64,34 @@ class Sheet:
                     if film is not None:
                         film.shoot(step, place)
 
-                some = [seeds[k] for k in positions]
-                edit = plan.draw(self.model, Batch(some, [label] * len(some), settings, on_step))
+                some = [rows[k] for k in positions]
+                how = merged([tile.settings for tile, _ in some])
+                edit = plan.draw(self.model, Batch([s for _, s in some], [t.label for t, _ in some], how, on_step))
                 self.film = self.film or film
                 self.frames = self.frames or edit.frames
                 self.calls += edit.calls
                 self.sheet = self.sheet or edit.sheet
                 scores = scores or edit.scores
-                for k, picture in zip(positions, edit.pictures, strict=True):
-                    path = self.album.path(seeds[k], cell.tag)
-                    write_png(path, picture, {**recipe, "seed": seeds[k], "index": k})
-                    written.append(str(path))
-                    self.tiles[cell.label, seeds[k]] = picture
+                for k, (tile, seed), picture in zip(positions, some, edit.pictures, strict=True):
+                    path = self.album.path(seed, tile.cell.tag)
+                    write_png(path, picture, {**tile.recipe, "seed": seed, "index": k})
+                    written[tile.cell.label].append(str(path))
+                    self.tiles[tile.cell.label, seed] = picture
                 self.timesteps = self.timesteps or edit.timesteps
-        self.images += written
-        self.cells.append({"values": cell.label, "images": written, "steps": len(visited), **scores})
+        for label, paths in written.items():
+            self.cells.append({"values": label, "images": paths, "steps": len(visited), **scores})
 
     def close(
         self, seeds: list[int], recipe: dict[str, Any], loaded: float, began: float
     ) -> tuple[dict[str, Any], list[str]]:
         """Write the sheet and the animation; return the JSON and the lines."""
+        from diffkit.cli.pictures import seconds
         from diffkit.tasks.album import plain_name
 
         drawn = time.perf_counter()
+        places = {cell.label: k for k, cell in enumerate(self.table.combinations)}
+        self.cells.sort(key=lambda cell: places[cell["values"]])
+        self.images = [path for cell in self.cells for path in cell["images"]]
         sheet, animation = self._sheet(seeds, recipe), self._animation()
         scores = {k: v for k, v in self.cells[0].items() if k not in ("values", "images", "steps")}
         payload = {
@@ -84,13 +99,10 @@ class Sheet:
             "steps": self.cells[0]["steps"], "timesteps": self.timesteps, "unet_calls": self.calls,
             "sweep": self.cells if len(self.cells) > 1 else None,
             "psnr": scores.pop("psnr", None), "scores": scores or None,
-            "seconds": {
-                "load": round(loaded - began, 3), "denoise": round(drawn - loaded, 3),
-                "total": round(time.perf_counter() - began, 3),
-            },
+            "seconds": seconds(self.model, began, loaded, drawn),
         }  # fmt: skip
-        seconds = payload["seconds"]["denoise"]
-        lines = [f"{len(self.images)} picture{'s' * (len(self.images) > 1)}, {self.calls} UNet calls, {seconds:.1f} s"]
+        took = payload["seconds"]["denoise"]
+        lines = [f"{len(self.images)} picture{'s' * (len(self.images) > 1)}, {self.calls} UNet calls, {took:.1f} s"]
         lines += [f"{name:<9}{value}" for name, value in (("grid", sheet), ("gif", animation)) if value]
         lines += [f"{cell['values'] + ': ' if cell['values'] else ''}{cell['steps']} steps" for cell in self.cells]
         lines += [f"picture  {path}" for path in self.images[:10]]

@@ -39,6 +39,34 @@ class Table:
     columns: int
 
 
+# What differs from picture to picture of one batch at no cost.
+PER_PICTURE = ("label", "prompt", "negative_prompt", "guidance")
+
+
+def groups(table: Table, batched: bool) -> list[list[int]]:
+    """Return which combinations are drawn together, by their places: those that differ in `PER_PICTURE` only.
+
+    Args:
+        table: The combinations.
+        batched: Whether the command's pictures may stand in one batch; else each combination is a group.
+    """
+    found: dict[Any, list[int]] = {}
+    for k, cell in enumerate(table.combinations):
+        rest = tuple((name, value) for name, value in cell.values.items() if name not in PER_PICTURE)
+        found.setdefault(rest if batched else k, []).append(k)
+    return list(found.values())
+
+
+def narrowed(sweeps: list[str], cells: list[Combination], signature: inspect.Signature) -> list[str]:
+    """Return the sweep, as text, that makes exactly the cells of one group: what their pictures are replayed by."""
+    kept = []
+    for text in sweeps:
+        flag = text.partition("=")[0].strip().removeprefix("--")
+        if _options(signature)[flag][0] in PER_PICTURE:
+            kept.append(text)
+    return kept if len(cells) > 1 else []
+
+
 def parse(sweeps: list[str] | None, signature: inspect.Signature) -> Table:
     """Read the sweeps of a command line; without any there is one combination without a label.
 

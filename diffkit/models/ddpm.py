@@ -73,6 +73,7 @@ class DDPM:
         device: Where to run.
         dtype: Type of the weights; the sample and the scheduler's arithmetic stay fp32.
         attention: Kernel: auto, sdpa or plain.
+        compile: Compile the network at its first call.
         source: Hub id or folder, for the record.
         revision: Its commit.
     """
@@ -88,6 +89,7 @@ class DDPM:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         attention: str = "auto",
+        compile: bool = False,
         source: str = "",
         revision: str | None = None,
     ) -> None:
@@ -95,6 +97,9 @@ class DDPM:
         # requires_grad stays as it is: torch's matmul takes another path without it, and the last bits with it.
         self.network = network.to(self.device, dtype).eval()
         set_attention(network.unet, attention, self.device)
+        if self.device.type == "cuda":
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._called: Any = torch.compile(network) if compile else network
         self.scheduler, self.meta, self.id, self.revision = scheduler, meta, source, revision
         size = network.unet.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
@@ -164,7 +169,7 @@ class DDPM:
         # Asynchronously: a plain .to() would wait for the GPU once per step.
         t = t.to(self.device, non_blocking=True)
         blind = self.meta.prediction in ("linear_mix", "one_step")
-        out = self.network(x.to(self.dtype), torch.zeros_like(t) if blind else t, labels).float()
+        out = self._called(x.to(self.dtype), torch.zeros_like(t) if blind else t, labels).float()
         if self.meta.prediction == "linear_mix":
             # x_a = (1 - a) x0 + a noise, so noise - x0 = (x_a - x0) / a; a = t / T > 0 on every sampling grid.
             amount = (t / self.scheduler.config.num_train_timesteps).reshape(-1, 1, 1, 1)
@@ -183,6 +188,7 @@ def from_repo(
     allow_pickle: bool = False,
     weights: str = "ema",
     attention: str = "auto",
+    compile: bool = False,
 ) -> DDPM:
     """Load a pixel model from an opened repository.
 
@@ -194,6 +200,7 @@ def from_repo(
         allow_pickle: Also read `.bin` through the restricted unpickler.
         weights: "ema" (unet/, what every pipeline has) or "raw" (unet_raw/, of a diffkit run).
         attention: Kernel: auto, sdpa or plain.
+        compile: Compile the network at its first call.
 
     Raises:
         ModelError: Missing or broken files, or raw weights that are not there.
@@ -215,6 +222,7 @@ def from_repo(
         device=device,
         dtype=dtype,
         attention=attention,
+        compile=compile,
         source=repo.id,
         revision=repo.revision,
     )

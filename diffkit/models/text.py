@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.util import find_spec
@@ -121,6 +122,7 @@ class PromptEncoder:
         self.prefer, self.allow_pickle, self.eight_bit = prefer, allow_pickle, eight_bit and kind == "t5"
         self.cache = cache if cache is not None else EmbeddingCache()
         self.loads = 0
+        self.seconds = 0.0  # spent on encoding, the text encoder's loading included
         self._identity: str | None = None
 
     def key(self, prompt: str) -> dict[str, str]:
@@ -147,6 +149,7 @@ class PromptEncoder:
         Raises:
             ModelError: The text encoder or tokenizer is missing or broken.
         """
+        began = time.perf_counter()
         known = {p: self.cache.get(self.key(p)) for p in dict.fromkeys(prompts)}
         todo = [p for p, embedding in known.items() if embedding is None]
         if todo:
@@ -159,6 +162,7 @@ class PromptEncoder:
             gc.collect()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
+        self.seconds += time.perf_counter() - began
         rows = [embedding for p in prompts if (embedding := known[p]) is not None]
         return torch.stack(rows).to(self.device, self.dtype)
 

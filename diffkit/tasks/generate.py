@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,8 +38,9 @@ class Settings:
         eta: DDIM's share of fresh noise.
         timesteps: A custom grid in place of `steps`.
         stop_noise_after: Steps with fresh noise, before the rest go without.
-        guidance: Guidance scale; when left out 2 for classes, 7.5 (Stable Diffusion) or 7 (DeepFloyd) for prompts.
-        negative: Negative prompt, of models that take prompts.
+        guidance: Guidance scale, or one per picture of a batch; when left out 2 for classes, 7.5 (Stable Diffusion) or
+            7 (DeepFloyd) for prompts.
+        negative: Negative prompt, or one per picture, of models that take prompts.
         max_batch: Most rows in one network call.
     """
 
@@ -49,8 +50,8 @@ class Settings:
     eta: float = 0.0
     timesteps: tuple[int, ...] | None = None
     stop_noise_after: int | None = None
-    guidance: float | None = None
-    negative: str | None = None
+    guidance: float | tuple[float | None, ...] | None = None
+    negative: str | tuple[str | None, ...] | None = None
     max_batch: int | None = None
 
 
@@ -100,18 +101,19 @@ def check_settings(settings: Settings) -> None:
         )
 
 
-def prepare(base: Any, settings: Settings) -> Any:
+def prepare(base: Any, settings: Settings, **options: Any) -> Any:
     """Make the scheduler with its grid set.
 
     Args:
         base: The model's own scheduler; not changed.
         settings: What was asked for.
+        options: Further arguments of the scheduler's class.
 
     Raises:
         UsageError: The sampler or the grid does not fit the model.
     """
     name = canonical(settings.scheduler or default_sampler(base))
-    scheduler = make_sampler(name, base, spacing=settings.spacing)
+    scheduler = make_sampler(name, base, spacing=settings.spacing, **options)
     if settings.eta and name != "ddim":
         raise UsageError(f"--eta belongs to ddim; the scheduler is {name}", "Leave --eta out.")
     levels = int(base.config.num_train_timesteps)
@@ -226,17 +228,45 @@ def conditioned(model: Any, labels: Sequence[str | None], settings: Settings) ->
     """Return the (guided) denoiser and the condition of a batch."""
     limits = [n for n in (settings.max_batch, getattr(getattr(model, "memory", None), "max_batch", None)) if n]
     net = chunked(model, min(limits) if limits else None)
-    null = all(label in (None, "") for label in labels)
-    scale = effective_guidance(model, settings, null)
+    scale = _scales(model, labels, settings)
     if scale == 1.0:
         return net, model.encode(list(labels))
     # Together: the text encoder comes once.
     if takes_prompts(model):
-        both = model.encode([*labels, settings.negative or ""])
-        cond, uncond = both.rows(0, len(labels)), both.rows(len(labels), len(labels) + 1)
+        negative = settings.negative
+        against = [n or "" for n in negative] if isinstance(negative, tuple) else [negative or ""]
+        both = model.encode([*labels, *against])
+        cond, uncond = both.rows(0, len(labels)), both.rows(len(labels), len(labels) + len(against))
     else:
         cond, uncond = model.encode(list(labels)), model.uncond(len(labels))
     return cfg(net, uncond, scale, levels=model.scheduler.config.num_train_timesteps), cond
+
+
+def merged(settings: Sequence[Settings]) -> Settings:
+    """Return settings that differ in guidance and negative prompt only, one per picture, as those of one batch."""
+    first = settings[0]
+    if all(each == first for each in settings):
+        return first
+    return replace(
+        first,
+        guidance=tuple(each.guidance for each in settings),  # type: ignore[misc]
+        negative=tuple(each.negative for each in settings),  # type: ignore[misc]
+    )
+
+
+def _scales(model: Any, labels: Sequence[str | None], settings: Settings) -> float | tuple[float, ...]:
+    """Return the guidance scale of a batch, or where its pictures differ one for each."""
+    guidance, negative = settings.guidance, settings.negative
+    if not isinstance(guidance, tuple) and not isinstance(negative, tuple):
+        return effective_guidance(model, settings, all(label in (None, "") for label in labels))
+    count = len(labels)
+    scales = guidance if isinstance(guidance, tuple) else (guidance,) * count
+    against = negative if isinstance(negative, tuple) else (negative,) * count
+    each = [
+        effective_guidance(model, replace(settings, guidance=scale, negative=other), label in (None, ""))
+        for label, scale, other in zip(labels, scales, against, strict=True)
+    ]
+    return each[0] if len(set(each)) == 1 else tuple(each)
 
 
 def effective_guidance(model: Any, settings: Settings, null: bool) -> float:
@@ -246,6 +276,7 @@ def effective_guidance(model: Any, settings: Settings, null: bool) -> float:
         UsageError: Guidance was asked for, and the model or the missing class or prompt does not allow it.
     """
     guidance = settings.guidance
+    assert not isinstance(guidance, tuple)
     if takes_prompts(model):
         if null and not settings.negative:
             if guidance not in (None, 0.0, 1.0):

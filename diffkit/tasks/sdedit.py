@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from diffkit.constraints import composite, keep_known, shrink_mask
 from diffkit.sampling import denoise, generators, sdedit_start
+from diffkit.schedulers import canonical, default_sampler, is_flow, zero_terminal_snr
 from diffkit.tasks.edit import Edit, OnStep, label_list, pictures_of
 from diffkit.tasks.generate import Settings, conditioned, finished, numbers, prepare
 
@@ -42,7 +44,7 @@ def sdedit(
     """
     settings, random = settings or Settings(), generators(seeds)
     net, cond = conditioned(model, label_list(labels, len(seeds)), settings)
-    scheduler = prepare(model.scheduler, settings)
+    scheduler = scheduler_of(model, settings, strength)
     x0 = model.codec.encode(image).expand(len(seeds), -1, -1, -1)
     x, start, _ = sdedit_start(scheduler, x0, model.noise(random), strength)
     hold = None if mask is None else keep_known(scheduler, x0, in_space(model, mask, x0), random)
@@ -61,6 +63,25 @@ def sdedit(
     return Edit(pictures_of(images), visited, len(visited))
 
 
+def scheduler_of(model: Any, settings: Settings, strength: float) -> Any:
+    """Make the scheduler of an edit: one that ends as near to the image as the levels go.
+
+    Below strength 1 the grid need not start at T, so it is laid down to the first level ("leading") where nothing else
+    is asked for; and Stable Diffusion's DDIM, whose own last step stops at that level's noise, goes on to the image. So
+    a small strength is a small change.
+    """
+    if strength == 1.0 or is_flow(model.scheduler):
+        return prepare(model.scheduler, settings)
+    options: dict[str, Any] = {}
+    if canonical(settings.scheduler or default_sampler(model.scheduler)) == "ddim":
+        options["set_alpha_to_one"] = True
+    free = settings.spacing is None and settings.timesteps is None and not zero_terminal_snr(model.scheduler)
+    scheduler = prepare(model.scheduler, settings, **options)
+    if not free or len(scheduler.timesteps) == 1 or "timestep_spacing" not in scheduler.config:
+        return scheduler
+    return prepare(model.scheduler, replace(settings, spacing="leading"), **options)
+
+
 def in_space(model: Any, mask: Tensor, x0: Tensor) -> Tensor:
     """Return a picture's mask in the space the diffusion runs in: smaller for latents, padded where pictures are."""
     if x0.shape[-1] >= mask.shape[-1]:
@@ -71,7 +92,7 @@ def in_space(model: Any, mask: Tensor, x0: Tensor) -> Tensor:
 
 def visits(model: Any, settings: Settings, strength: float) -> list[float]:
     """Return the timesteps of one batch, one per network call."""
-    scheduler = prepare(model.scheduler, settings)
+    scheduler = scheduler_of(model, settings, strength)
     nothing = torch.zeros(1, 1, 1, 1)
     _, start, _ = sdedit_start(scheduler, nothing, nothing, strength)
     return numbers(scheduler.timesteps)[start:]

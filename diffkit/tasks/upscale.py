@@ -60,6 +60,7 @@ def upscale(
     net = chunked(model, settings.max_batch or model.memory.max_batch)
     scale = guidance if settings.guidance is None else settings.guidance
     cond = both.rows(0, len(seeds)).join(extra)
+    assert not isinstance(scale, tuple)
     net = cfg(net, both.rows(len(seeds), len(seeds) + 1), scale)
     for step in denoise(net, x, scheduler, cond, generators=random, eta=settings.eta):
         x = step.x

@@ -151,12 +151,25 @@ def test_a_sweep_is_one_labelled_sheet(run_cli, classes: Path, photo: Path, kit)
     with Image.open(told["grid"]) as sheet:
         assert sheet.width < 400  # two columns
         assert sheet.height > 6 * 160
+    assert told["unet_calls"] == 1 + 3 + 5  # both classes stand in one batch
     one = run_cli(*common, "--strength", 0.6, "-c", "zero", "--seed", 1)
     (alone,) = json.loads(one.stdout)["images"]
     swept = next(p for p in told["images"] if p.endswith("sdedit-1-strength=0.6_class=zero.png"))
     assert np.abs(pixels(alone) - pixels(swept)).max() <= 1
     for path in (swept, told["grid"]):
         assert json.loads(run_cli("replay", path, "--json").stdout)["identical"] is True
+
+
+def test_guidance_scales_are_swept_in_one_batch(run_cli, classes: Path, kit) -> None:
+    common = ("sample", classes, "-c", "one", "--steps", 4, "--json")
+    told = json.loads(run_cli(*common, "--sweep", "guidance=0,1,4", "-n", 2, "-o", "out").stdout)
+    assert (told["unet_calls"], len(told["images"])) == (4, 6)
+    assert json.loads(run_cli(*common, "--sweep", "guidance=0,1,4", "-n", 2, "--dry-run").stdout)["unet_calls"] == 4
+    for scale, cell in zip((0, 1, 4), told["sweep"], strict=True):
+        alone = json.loads(run_cli(*common, "--guidance", scale, "--seed", 1, "-o", f"{scale}.png").stdout)["images"]
+        assert np.abs(pixels(alone[0]) - pixels(cell["images"][1])).max() <= 1
+    assert np.abs(pixels(told["images"][0]) - pixels(told["images"][4])).max() > 10
+    assert json.loads(run_cli("replay", told["images"][5], "--json").stdout)["identical"] is True
 
 
 def test_sample_sweeps_and_replays(run_cli, classes: Path, kit) -> None:
@@ -325,3 +338,20 @@ def test_what_a_recipe_must_not_say_is_ignored(run_cli, classes: Path, kit, tmp_
     assert ran.code == 0, ran.stderr
     assert ran.stderr.count("is ignored") == 3
     assert not (tmp_path / "evil").exists()
+
+
+def test_seconds_tell_the_encoding_of_prompts_from_the_loading(run_cli, tmp_path: Path, photo: Path, kit) -> None:
+    make_if(tmp_path / "if")
+    common = ("sdedit", photo, "-m", tmp_path / "if", "-p", "a cat", "--steps", 2, "-o", "out", "--json")
+    first, second = (json.loads(run_cli(*common).stdout)["seconds"] for _ in range(2))
+    assert set(first) == {"load", "encode", "denoise", "total"}
+    assert second["encode"] < first["encode"] / 5  # read from the cache, without the encoder
+    assert first["load"] + first["encode"] + first["denoise"] <= first["total"] + 0.01
+
+
+@pytest.mark.slow
+def test_compiled_networks_draw_the_same(run_cli, classes: Path, kit) -> None:
+    common = ("sample", classes, "-c", "one", "--steps", 3, "--json")
+    plain = json.loads(run_cli(*common, "-o", "plain.png").stdout)["images"]
+    compiled = json.loads(run_cli(*common, "--compile", "-o", "compiled.png").stdout)["images"]
+    assert np.abs(pixels(plain[0]) - pixels(compiled[0])).max() <= 1
