@@ -71,3 +71,10 @@ class Registry(Generic[T]):
             except (TypeError, ValueError):
                 raise UsageError(f"{self.kind} {spec!r}: {param.name} is {text!r}, not a {kind.__name__}") from None
         return row(**args)
+
+
+def spell(row: Any) -> str:
+    """Return what `Registry.parse` makes this row from, with every argument: `skew:1.5`, `patch_permute:8,0`."""
+    values = [getattr(row, f.name) for f in fields(row) if f.init]
+    words = [f"{v:g}" if isinstance(v, float) and float(f"{v:g}") == v else str(v) for v in values]
+    return f"{row.name}:{','.join(words)}" if words else str(row.name)

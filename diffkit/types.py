@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,15 @@ class View(Protocol):
 
     def invert_var(self, v: Tensor) -> Tensor:
         """Undo `apply` for a learned variance: as `invert`, but a change of sign leaves it alone."""
+        ...
+
+    @property
+    def spec(self) -> str:
+        """How the view is written on the command line and in a picture's recipe, with its seed: `jigsaw:4,0`."""
+        ...
+
+    def frame(self, image: Image.Image, progress: float) -> Image.Image:
+        """Draw the way from the picture itself (progress 0) to the picture seen through the view (1)."""
         ...
 
 

@@ -128,15 +128,20 @@ def open_repo(id_or_path: str | os.PathLike[str], *, revision: str | None = None
     """Open a local folder or a Hub repository; of a Hub repository only the file list and one small JSON are fetched.
 
     Args:
-        id_or_path: A folder that exists, else a Hub id such as `google/ddpm-celebahq-256`.
+        id_or_path: "tiny" (the model inside the package), a folder that exists, else a Hub id such as
+            `google/ddpm-celebahq-256`.
         revision: Branch, tag or commit of a Hub repository; the default branch when left out.
 
     Raises:
         ModelError: No such folder, repository or revision; gated; neither reachable nor cached; made of custom code.
     """
+    from diffkit.models.vocabulary import BUNDLED, bundled
+
     text = os.fspath(id_or_path)
     path = Path(text).expanduser()
-    if text and path.is_dir():
+    if text == BUNDLED and (shipped := bundled()):
+        repo = Repo(text, None, shipped)
+    elif text and path.is_dir():
         repo = Repo(text, None, path)
     elif path.is_file():
         raise ModelError(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diffkit.errors import UsageError
 from diffkit.images import from_tensor
+from diffkit.models.vocabulary import BUNDLED, bundled
 from diffkit.pictures import grid, output_folder, versions, write_gif, write_png
 from diffkit.types import Step
 
@@ -128,8 +129,9 @@ def make_recipe(command: str, arguments: Mapping[str, Any], model: Any) -> dict[
 
 def fingerprint(folder: str) -> str | None:
     """Return the SHA-256 of a local model's UNet weights, by which a retrained run is told from the one that drew."""
+    root = bundled() if folder == BUNDLED else None
     for name in ("unet/diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors"):
-        path = Path(folder).expanduser() / name
+        path = (root or Path(folder).expanduser()) / name
         if path.is_file():
             with path.open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()

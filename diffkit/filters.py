@@ -1,0 +1,249 @@
+"""Splits of a picture into parts that sum to it: low and high frequencies, grey and colour, motion and the rest.
+
+A hybrid takes each part of the *prediction* from another prompt; the input of the network is never filtered (Geng et
+al., Factorized Diffusion, arXiv:2404.11615). One frozen dataclass per split, its fields are its command-line
+arguments (`low_high:2`). Lengths are counted in pixels of a picture 64 wide, and grow with the picture.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from diffkit.errors import UsageError
+from diffkit.registry import Registry, spell
+
+_BASE = 64  # the size that sigmas and lengths are counted at
+_REACH = 6.0  # sigmas; what is left out of a Gaussian is below single precision
+
+
+class Split:
+    """Base of all filters: a frozen dataclass whose fields are its command-line arguments.
+
+    Attributes:
+        name: Its name in the registry.
+        part_names: What the parts are called, in their order.
+    """
+
+    name: ClassVar[str]
+    part_names: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def parts(self) -> int:
+        """Number of parts."""
+        return len(self.part_names)
+
+    @property
+    def spec(self) -> str:
+        """The canonical spelling with every argument: `low_high:2`."""
+        return spell(self)
+
+    def check(self, channels: int) -> None:
+        """Do nothing if pictures (or latents) of so many channels can be split.
+
+        Raises:
+            UsageError: They cannot.
+        """
+
+    def part(self, x: Tensor, k: int) -> Tensor:
+        """Return part k of (B, C, H, W), of the same shape and dtype; the sum over all k is x.
+
+        Raises:
+            UsageError: There is no part k.
+        """
+        if not 0 <= k < self.parts:
+            raise UsageError(f"filter {self.spec} has the parts 0 to {self.parts - 1}, not {k}")
+        # Half precision would leave more than rounding between the sum of the parts and x.
+        wide = x if x.dtype == torch.float64 else x.float()
+        return self.compute(wide, k).to(x.dtype)
+
+    def compute(self, x: Tensor, k: int) -> Tensor:
+        """Return part k of x, which is in single or double precision."""
+        raise NotImplementedError
+
+
+FILTERS: Registry[Split] = Registry("filter")
+
+
+def parse_filter(spec: str) -> Split:
+    """Make a filter from `name` or `name:arg1,arg2`.
+
+    Raises:
+        UsageError: Unknown name, or a wrong argument.
+    """
+    return FILTERS.parse(spec)
+
+
+@FILTERS.register("low_high")
+@dataclass(frozen=True)
+class LowHigh(Split):
+    """What is seen from afar (a Gaussian blur of `sigma` pixels at 64) and what is left, seen from near.
+
+    Source: Geng et al., arXiv:2404.11615; Oliva et al., Hybrid images, 2006.
+    """
+
+    sigma: float = 2.0
+    part_names: ClassVar[tuple[str, ...]] = ("low", "high")
+
+    def __post_init__(self) -> None:
+        _within(self, "sigma", self.sigma, 0.05, 64.0)
+
+    def compute(self, x: Tensor, k: int) -> Tensor:
+        """Return the blurred picture (0) or the rest (1)."""
+        low = blur(x, self.sigma)
+        return low if k == 0 else x - low
+
+
+@FILTERS.register("triple")
+@dataclass(frozen=True)
+class Triple(Split):
+    """Three bands: a blur of `sigma_1` cuts the high one off, a further blur of `sigma_2` parts middle and low.
+
+    Source: Geng et al., arXiv:2404.11615, triple hybrids.
+    """
+
+    sigma_1: float = 1.0
+    sigma_2: float = 2.0
+    part_names: ClassVar[tuple[str, ...]] = ("low", "middle", "high")
+
+    def __post_init__(self) -> None:
+        _within(self, "sigma_1", self.sigma_1, 0.05, 64.0)
+        _within(self, "sigma_2", self.sigma_2, 0.05, 64.0)
+
+    def compute(self, x: Tensor, k: int) -> Tensor:
+        """Return the low (0), middle (1) or high (2) frequencies."""
+        below = blur(x, self.sigma_1)
+        if k == 2:
+            return x - below
+        low = blur(below, self.sigma_2)
+        return low if k == 0 else below - low
+
+
+@FILTERS.register("grey_colour")
+@dataclass(frozen=True)
+class GreyColour(Split):
+    """Brightness (the mean of the channels, seen in the dark) and colour (the difference, seen in the light).
+
+    Source: Geng et al., arXiv:2404.11615.
+    """
+
+    part_names: ClassVar[tuple[str, ...]] = ("grey", "colour")
+
+    def check(self, channels: int) -> None:
+        """Refuse anything but three channels."""
+        if channels != 3:
+            text = f"filter {self.spec} splits pictures of 3 channels, not of {channels}"
+            raise UsageError(text, "Use a model that draws RGB pixels, or another filter.")
+
+    def compute(self, x: Tensor, k: int) -> Tensor:
+        """Return the grey picture (0) or what colours it (1)."""
+        self.check(x.shape[-3])
+        grey = x.mean(-3, keepdim=True).expand_as(x)
+        return grey if k == 0 else x - grey
+
+
+@FILTERS.register("motion")
+@dataclass(frozen=True)
+class Motion(Split):
+    """What is seen as the picture moves (a mean along a line) and the rest.
+
+    The line is `length` pixels long at 64, counted along the axis it is nearer to, made odd; `angle` is in degrees,
+    clockwise from the horizontal: 45 goes from the top left to the bottom right. Outside the picture are zeros.
+
+    Source: Geng et al., arXiv:2404.11615.
+    """
+
+    length: float = 7.0
+    angle: float = 45.0
+    part_names: ClassVar[tuple[str, ...]] = ("moving", "still")
+
+    def __post_init__(self) -> None:
+        _within(self, "length", self.length, 1.0, 63.0)
+        _within(self, "angle", self.angle, -360.0, 360.0)
+
+    def compute(self, x: Tensor, k: int) -> Tensor:
+        """Return the mean along the line (0) or the rest (1)."""
+        half = int(self.length * x.shape[-1] / _BASE) // 2
+        moved = torch.zeros_like(x)
+        for (dy, dx), weight in _line(half, self.angle).items():
+            _add_shifted(moved, x, dy, dx, weight)
+        return moved if k == 0 else x - moved
+
+
+@FILTERS.register("scale")
+@dataclass(frozen=True)
+class Scale(Split):
+    """The picture times `share`, and times 1 - `share`: two prompts mixed with weights.
+
+    Source: Geng et al., arXiv:2404.11615; with a share equal to a guidance scale it is classifier-free guidance.
+    """
+
+    share: float = 0.5
+    part_names: ClassVar[tuple[str, ...]] = ("first", "second")
+
+    def __post_init__(self) -> None:
+        _within(self, "share", self.share, -100.0, 100.0)
+
+    def compute(self, x: Tensor, k: int) -> Tensor:
+        """Return share * x (0) or the rest (1)."""
+        return self.share * x if k == 0 else x - self.share * x
+
+
+def blur(x: Tensor, sigma: float) -> Tensor:
+    """Blur (B, C, H, W) by a Gaussian of `sigma` pixels at a width of 64, reflected at the edges.
+
+    Each axis is one product with a small matrix that holds the edges too, which is exact at any sigma.
+    """
+    width = sigma * x.shape[-1] / _BASE
+    rows, columns = (_gauss(n, width, x.device, x.dtype) for n in x.shape[-2:])
+    return rows @ x @ columns.T
+
+
+@lru_cache(maxsize=32)
+def _gauss(size: int, sigma: float, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(size, size): row i holds the weights of the pixels that make pixel i; it sums to 1."""
+    reach = max(1, math.ceil(_REACH * sigma))
+    offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    weights = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    weights /= weights.sum()
+    source = torch.arange(size)[:, None] + offsets.long()[None]
+    period = max(1, 2 * (size - 1))  # the edge pixel itself is not repeated
+    source = source.remainder(period)
+    source = torch.minimum(source, period - source).clamp_max(size - 1)
+    matrix = torch.zeros(size, size, dtype=torch.float64)
+    matrix.scatter_add_(1, source, weights.expand(size, -1).contiguous())
+    return matrix.to(device=device, dtype=dtype)
+
+
+def _line(half: int, angle: float) -> dict[tuple[int, int], float]:
+    """Weights of the shifts (down, right) along a line; a point between two pixels is shared by them."""
+    dx, dy = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    longer = max(abs(dx), abs(dy))
+    weights: dict[tuple[int, int], float] = {}
+    for step in range(-half, half + 1):
+        x, y = round(step * dx / longer, 9), round(step * dy / longer, 9)
+        for px in {math.floor(x), math.ceil(x)}:
+            for py in {math.floor(y), math.ceil(y)}:
+                share = (1 - abs(x - px)) * (1 - abs(y - py)) / (2 * half + 1)
+                weights[py, px] = weights.get((py, px), 0.0) + share
+    return weights
+
+
+def _add_shifted(total: Tensor, x: Tensor, dy: int, dx: int, weight: float) -> None:
+    """Add weight * x, shifted down by dy and right by dx with zeros coming in, to `total`."""
+    height, width = x.shape[-2:]
+    if abs(dy) >= height or abs(dx) >= width:
+        return
+    to_rows, rows = slice(max(dy, 0), height + min(dy, 0)), slice(max(-dy, 0), height + min(-dy, 0))
+    to_columns, columns = slice(max(dx, 0), width + min(dx, 0)), slice(max(-dx, 0), width + min(-dx, 0))
+    total[..., to_rows, to_columns].add_(x[..., rows, columns], alpha=weight)
+
+
+def _within(row: Split, name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise UsageError(f"filter {row.name}: {name} is {value}; needed: {low:g} to {high:g}")
