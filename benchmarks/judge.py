@@ -3,8 +3,8 @@
 `digits` is for the 16-pixel pictures of the recipe `digits`: scikit-learn's images, prepared by the same data room.
 `mnist` is for 28 pixels and reads the parquet folder `mnist` in $DIFFKIT_TEST_DATA. A small convolutional network
 learns the training part, slightly rotated, scaled and shifted; the accuracy printed is on held-out real images that it
-never saw (digits: a fixed quarter; mnist: the test split). It is kept in outputs/judges under a hash of its settings;
-the same settings and seed on the same machine give the same network.
+never saw (digits: a fixed quarter; mnist: the test split). It is kept in outputs/judges under a hash of its settings,
+in the format that `classifier:FILE` reads; the same settings and seed on the same machine give the same network.
 
 Run: python benchmarks/judge.py [digits] [mnist] [--retrain]
 """
@@ -17,15 +17,17 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from common import OUTPUTS, finish, parser, table
-from torch import Tensor, nn
+from torch import Tensor
 
+from diffkit.classifier import SmallCNN, load_classifier, save_classifier
 from diffkit.data import Batch, Loader, open_dataset
+from diffkit.filters import parse_filter
 from diffkit.schema import DatasetSpec
 
 Classify = Callable[[Tensor], Tensor]
@@ -48,54 +50,47 @@ class Settings:
     shift: float = 0.08  # of the width
     seed: int = 0
     version: int = 1  # of the code below
+    blur: float = 0.0  # half of the training pictures are low-passed, up to this sigma at 64 pixels
 
     def path(self) -> Path:
         """Return where the trained network is kept."""
-        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        told = {key: value for key, value in asdict(self).items() if key != "blur" or value}
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
         return OUTPUTS / "judges" / f"{self.kind}-{digest[:12]}.safetensors"
 
 
 KINDS = {
-    "digits": Settings("digits", resolution=16, epochs=40, held_out=0.25),
-    "mnist": Settings("mnist", resolution=28, epochs=4, held_out=0.0, batch_size=128),
+    "digits": Settings("digits", resolution=16, epochs=40, held_out=0.25, version=2),
+    "mnist": Settings("mnist", resolution=28, epochs=4, held_out=0.0, batch_size=128, version=2),
 }
-
-
-class Judge(nn.Module):
-    """Four convolutions, two poolings, one linear layer: (N, 1, R, R) in [-1, 1] -> (N, 10) logits."""
-
-    def __init__(self, resolution: int, width: int = 32) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for before, after in ((1, width), (width, 2 * width)):
-            for channels in (before, after):
-                layers += [nn.Conv2d(channels, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-            layers += [nn.MaxPool2d(2)]
-        self.shape = (1, resolution, resolution)
-        side = resolution // 4
-        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(2 * width * side * side, 10))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits."""
-        return self.layers(images)
 
 
 def read(settings: Settings) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Return (images, labels) for training and (images, labels) held out, as the data room gives them."""
     if settings.kind == "digits":
-        loader = _loader(DatasetSpec(name="digits", resolution=settings.resolution, validation=settings.held_out))
-        return _everything(loader), _joined(list(loader.validation()))
+        return _everything(_digits(settings)), held_out(settings)
+    return _split(settings, "train"), held_out(settings)
+
+
+def held_out(settings: Settings) -> tuple[Tensor, Tensor]:
+    """Return the (images, labels) that no judge was trained on."""
+    if settings.kind == "digits":
+        return _joined(list(_digits(settings).validation()))
+    return _split(settings, "test")
+
+
+def _digits(settings: Settings) -> Loader:
+    return _loader(DatasetSpec(name="digits", resolution=settings.resolution, validation=settings.held_out))
+
+
+def _split(settings: Settings, split: str) -> tuple[Tensor, Tensor]:
     folder = os.environ.get("DIFFKIT_TEST_DATA")
     if not folder or not (Path(folder) / settings.kind).is_dir():
         raise SystemExit(
             f"judge {settings.kind}: set DIFFKIT_TEST_DATA to the folder that holds {settings.kind}/*.parquet"
         )
     name = str(Path(folder) / settings.kind)
-    train, test = (
-        _everything(_loader(DatasetSpec(name=name, split=split, resolution=settings.resolution, channels=1)))
-        for split in ("train", "test")
-    )
-    return train, test
+    return _everything(_loader(DatasetSpec(name=name, split=split, resolution=settings.resolution, channels=1)))
 
 
 def _loader(spec: DatasetSpec) -> Loader:
@@ -128,13 +123,27 @@ def augment(images: Tensor, settings: Settings, generator: torch.Generator) -> T
     return F.grid_sample(images + 1, grid, align_corners=False) - 1
 
 
-def train(settings: Settings) -> tuple[Judge, float, int]:
+def low_passed(images: Tensor, settings: Settings, generator: torch.Generator) -> Tensor:
+    """Blur the second half of a batch, by one of eight sigmas up to the settings' own."""
+    if not settings.blur:
+        return images
+    level = int(torch.randint(1, 9, (), generator=generator))
+    half = len(images) // 2
+    return torch.cat([images[:half], blurred(images[half:], settings.blur * level / 8)])
+
+
+def blurred(images: Tensor, sigma: float) -> Tensor:
+    """Return what is seen from afar: the low part of the split `low_high:SIGMA`."""
+    return parse_filter(f"low_high:{sigma}").part(images, 0)
+
+
+def train(settings: Settings) -> tuple[SmallCNN, float, int]:
     """Train a judge; return it with its accuracy on the held-out images and their number."""
     (images, labels), (held, truth) = read(settings)
     generator = torch.Generator().manual_seed(settings.seed)
     with torch.random.fork_rng(devices=[]):  # initial weights and dropout
         torch.manual_seed(settings.seed)
-        judge = Judge(settings.resolution).train()
+        judge = SmallCNN(settings.resolution, classes=10).train()
         optimizer = torch.optim.AdamW(judge.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
         per_epoch = len(images) // settings.batch_size
         schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -144,7 +153,7 @@ def train(settings: Settings) -> tuple[Judge, float, int]:
             order = torch.randperm(len(images), generator=generator)
             for k in range(per_epoch):
                 rows = order[k * settings.batch_size : (k + 1) * settings.batch_size]
-                logits = judge(augment(images[rows], settings, generator))
+                logits = judge(low_passed(augment(images[rows], settings, generator), settings, generator))
                 loss = F.cross_entropy(logits, labels[rows], label_smoothing=settings.smoothing)
                 optimizer.zero_grad()
                 loss.backward()
@@ -154,7 +163,7 @@ def train(settings: Settings) -> tuple[Judge, float, int]:
     return judge, right / len(held), len(held)
 
 
-def classifier(judge: Judge) -> Classify:
+def classifier(judge: SmallCNN) -> Classify:
     """Wrap a network as images (N, 1, H, W) in [-1, 1] -> labels (N,)."""
     judge.eval()
 
@@ -167,32 +176,43 @@ def classifier(judge: Judge) -> Classify:
     return classify
 
 
-def load_judge(kind: str, *, retrain: bool = False) -> tuple[Classify, float, int]:
+def load_judge(kind: str, *, retrain: bool = False, seed: int = 0) -> tuple[Classify, float, int]:
     """Return a judge, trained now or earlier.
 
     Args:
         kind: digits or mnist.
         retrain: Do not look for an earlier one.
+        seed: Another seed is another judge of the same kind.
 
     Returns:
         classify: images (N, 1, H, W) in [-1, 1] -> labels (N,) int64; its accuracy on held-out images; their number.
     """
-    from safetensors import safe_open
-    from safetensors.torch import load_file, save_file
+    path, accuracy, n = judge_file(kind, retrain=retrain, seed=seed)
+    return classifier(load_classifier(path)[0]), accuracy, n
 
-    settings = KINDS[kind]
+
+def judge_file(kind: str, *, retrain: bool = False, seed: int = 0, blur: float = 0.0) -> tuple[Path, float, int]:
+    """Return the file of a judge, its accuracy on held-out images, and their number.
+
+    Args:
+        kind: digits or mnist.
+        retrain: Do not look for an earlier one.
+        seed: Another seed is another judge.
+        blur: Above 0: one that also reads low-passed pictures, up to this sigma at 64 pixels.
+    """
+    from safetensors import safe_open
+
+    settings = replace(KINDS[kind], seed=seed, blur=blur)
     path = settings.path()
     if path.is_file() and not retrain:
         with safe_open(path, "pt") as file:
             facts = json.loads(file.metadata()["facts"])
-        judge = Judge(settings.resolution)
-        judge.load_state_dict(load_file(path))
-        return classifier(judge), facts["accuracy"], facts["n"]
+        return path, facts["accuracy"], facts["n"]
     judge, accuracy, n = train(settings)
     path.parent.mkdir(parents=True, exist_ok=True)
     facts = {"accuracy": accuracy, "n": n, "settings": asdict(settings)}
-    save_file(judge.state_dict(), path, metadata={"facts": json.dumps(facts)})
-    return classifier(judge), accuracy, n
+    save_classifier(path, judge, [str(k) for k in range(10)], {"facts": json.dumps(facts)})
+    return path, accuracy, n
 
 
 def main() -> None:

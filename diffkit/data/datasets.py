@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from diffkit.data.folder import FolderSource
+from diffkit.data.glyphs import Glyphs
 from diffkit.data.sources import ArraySource, Source, TableSource, broken
 from diffkit.data.streaming import Examples
 from diffkit.errors import DataError, UsageError, did_you_mean
@@ -99,6 +100,9 @@ class Butterflies(_OnHub):
     id: str = "huggan/smithsonian_butterflies_subset"
 
 
+DATASETS.register("glyphs")(Glyphs)
+
+
 class Dataset:
     """An opened dataset, and what was found out about it.
 
@@ -171,7 +175,7 @@ def open_dataset(spec: DatasetSpec, *, seed: int = 0) -> Dataset:
 
     Args:
         spec: The recipe's dataset section.
-        seed: The run's seed, for sets that are made rather than read; none of the rows here is.
+        seed: The run's seed, for sets that depend on it; none of the rows here does.
 
     Raises:
         DataError: Nothing there, no images, a named column is missing, or an image cannot be read under
@@ -195,7 +199,7 @@ def open_images(spec: DatasetSpec) -> Source | Examples:
 
 def _opener(spec: DatasetSpec) -> Callable[[DatasetSpec], Source | Examples]:
     name = spec.name
-    if name in DATASETS:
+    if name.partition(":")[0] in DATASETS:
         return DATASETS.parse(name).open
     path = Path(name).expanduser()
     try:

@@ -33,12 +33,13 @@ def preview(spec: DatasetSpec, *, num: int, seed: int, out: Path | None) -> tupl
     dataset = open_dataset(spec, seed=seed)
     loader = Loader(dataset, spec, batch_size=num, seed=seed)
     batch = next(loader.stream())
-    names = None
+    names, cell = None, 64
     if batch.labels is not None and dataset.class_names:
         names = [dataset.class_names[k] for k in batch.labels.tolist()]
     elif batch.captions is not None:
         names = [caption if len(caption) <= 40 else caption[:39] + "…" for caption in batch.captions]
-    write_png(picture, grid(from_tensor(batch.images), labels=names), None)
+        cell = 224  # a caption has to fit over its picture
+    write_png(picture, grid(from_tensor(batch.images), labels=names, min_cell=cell), None)
     return picture, {
         "dataset": spec.name,
         "seeds": [seed],
