@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from diffkit import strict_yaml
 from diffkit.errors import UsageError, did_you_mean
-from diffkit.schema import FREE_FIELDS, Recipe
+from diffkit.schema import FREE_FIELDS, Recipe, with_dependent_defaults
 
 __all__ = ["DEFAULT", "Recipe", "differences", "dump_yaml", "find_recipe", "load_recipe", "read_header", "recipe_names"]
 
@@ -35,6 +35,7 @@ _HABITS = {
     "gradient_accumulation_steps": "training.gradient_accumulation", "max_grad_norm": "training.clip",
     "num_train_timesteps": "noise.timesteps", "beta_schedule": "noise.schedule", "prediction_type": "noise.prediction",
     "dataset_name": "dataset.name", "output_dir": "output.dir", "image_size": "dataset.resolution",
+    "caption_dropout": "training.class_dropout",
 }  # fmt: skip
 
 Path_ = tuple[str, ...]
@@ -233,7 +234,7 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 def _validate(layers: _Layers, source: str) -> Recipe:
     try:
         # By JSON and strictly: "on" is then no boolean and "12" no number, while a list still makes a tuple.
-        return Recipe.model_validate_json(json.dumps(layers.data, default=str), strict=True)
+        return Recipe.model_validate_json(json.dumps(with_dependent_defaults(layers.data), default=str), strict=True)
     except ValidationError as error:
         problems = [_explain(item, layers, source) for item in error.errors(include_url=False)]
         hint = next((hint for _, hint in problems if hint), "")

@@ -180,6 +180,7 @@ def make_noise_scheduler(noise: NoiseSpec) -> DDPMScheduler | FlowMatchEulerDisc
         num_train_timesteps=noise.timesteps,
         prediction_type="sample" if noise.prediction == "one_step" else noise.prediction,
         clip_sample=noise.clip_sample,
+        variance_type="learned_range" if noise.variance == "learned" else "fixed_small",
         rescale_betas_zero_snr=noise.zero_terminal_snr,
         timestep_spacing="trailing",
         **row.config(noise.timesteps),

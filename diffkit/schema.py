@@ -6,6 +6,7 @@ fields. It holds no loading (that is `recipes.py`) and imports no torch.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, model_validator
@@ -48,12 +49,21 @@ class ModelSpec(_Strict):
 
     preset: str = Field("course28", description="A row of `diffkit.models.presets`.")
     overrides: dict[str, Any] = Field(
-        default_factory=dict, description="UNet2DModel arguments that replace the preset's."
+        default_factory=dict,
+        description="UNet2DModel (with text: UNet2DConditionModel) arguments that replace the preset's.",
     )
     class_conditioning: Literal["none", "embedding", "concat"] = Field(
         "none", description="embedding: added to the time embedding; concat: as channels of the input."
     )
     class_embed_dim: PositiveInt = Field(4, description="Channels of the class embedding (concat).")
+    text: Literal["none", "t5"] = Field(
+        "none", description="t5: draw from captions, in DeepFloyd IF's layout (preset if32)."
+    )
+    text_encoder: Literal["frozen", "trained"] = Field(
+        "frozen", description="Whether the text encoder keeps its random weights or learns, too."
+    )
+    text_width: int = Field(64, ge=16, multiple_of=16, description="Channels of the text embeddings.")
+    text_layers: PositiveInt = Field(2, description="Layers of the text encoder.")
     attention: Literal["auto", "sdpa", "plain", "blocked"] = Field(
         "auto", description="Attention kernel; auto: by device and head."
     )
@@ -75,6 +85,15 @@ class NoiseSpec(_Strict):
         None, gt=0, description="Min-SNR weighting's gamma (5 in the paper); none: off."
     )
     sigma: FiniteFloat = Field(0.5, gt=0, description="one_step: the fixed noise level.")
+    variance: Literal["fixed", "learned"] = Field(
+        "fixed", description="learned: the network also predicts the variance of each step (always so with model.text)."
+    )
+    vlb_weight: FiniteFloat | None = Field(
+        None, ge=0, description="Weight of the variational bound, which trains the variance; none: timesteps / 1000."
+    )
+    timestep_bias: str | None = Field(
+        None, description="LOW-HIGH or LOW-HIGH:P: with probability P (0.5) a timestep is drawn from LOW..HIGH-1."
+    )
     clip_sample: bool = Field(True, description="Clip x0 estimates to [-1, 1] at sampling (pixel models).")
     zero_terminal_snr: bool = Field(False, description="Rescale the schedule so that T holds no signal.")
 
@@ -102,7 +121,9 @@ class TrainingSpec(_Strict):
     clip: FiniteFloat = Field(1.0, ge=0, description="Largest gradient norm; 0: no clipping.")
     ema: bool = Field(True, description="Keep an exponential moving average of the weights.")
     ema_decay: FiniteFloat = Field(0.9999, ge=0, lt=1, description="Its decay, reached after a warm-up (1+s)/(10+s).")
-    class_dropout: FiniteFloat = Field(0.1, ge=0, le=1, description="Probability of the null class (for guidance).")
+    class_dropout: FiniteFloat = Field(
+        0.1, ge=0, le=1, description="Probability of the null class, or of the empty caption (for guidance)."
+    )
     mixed_precision: Literal["auto", "no", "fp16", "bf16"] = Field(
         "auto",
         description="Autocast type; masters stay fp32. auto: the launcher's, else bf16 on a GPU that has it, else no.",
@@ -158,7 +179,57 @@ class Recipe(_Strict):
             )
         if self.noise.snr_gamma is not None and self.noise.prediction not in ("epsilon", "sample", "v_prediction"):
             raise ValueError("noise.snr_gamma holds for epsilon, sample and v_prediction only")
+        self._text_rules()
         return self
+
+    def _text_rules(self) -> None:
+        model, noise = self.model, self.noise
+        diffusion = noise.prediction in ("epsilon", "sample", "v_prediction")
+        if noise.variance == "learned" and not diffusion:
+            raise ValueError(
+                f"a learned variance needs noise.prediction epsilon, sample or v_prediction, not {noise.prediction}"
+            )
+        if model.pretrained and (noise.variance == "learned" or model.text != "none"):
+            raise ValueError("model.text and noise.variance learned train from scratch; leave model.pretrained out")
+        if noise.timestep_bias is not None:
+            if not diffusion:
+                raise ValueError("noise.timestep_bias holds for epsilon, sample and v_prediction only")
+            parse_timestep_bias(noise.timestep_bias, noise.timesteps)
+        if model.text == "none":
+            return
+        if noise.variance != "learned":
+            raise ValueError("model.text needs noise.variance learned: DeepFloyd IF's pipeline expects the variance")
+        if model.class_conditioning != "none":
+            raise ValueError("model.text and model.class_conditioning are both set; give one of them")
+        if self.dataset.streaming:
+            raise ValueError("model.text makes its vocabulary from all captions, which a stream does not hold")
+
+
+def with_dependent_defaults(data: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe's values, where what model.text implies and the recipe leaves out is filled in.
+
+    No validator does this: one that sees the values first would have pydantic read them as Python objects, under whose
+    strict rules a list is no tuple.
+    """
+    model, noise = data.get("model"), data.get("noise", {})
+    if not isinstance(model, dict) or not isinstance(noise, dict) or model.get("text", "none") == "none":
+        return data
+    return {**data, "model": {"preset": "if32", **model}, "noise": {"variance": "learned", **noise}}
+
+
+def parse_timestep_bias(text: str, timesteps: int) -> tuple[int, int, float]:
+    """Read `LOW-HIGH` or `LOW-HIGH:P` as (low, high, p).
+
+    Raises:
+        ValueError: It is written otherwise, or the range does not lie in 0..timesteps, or P not in [0, 1].
+    """
+    match = re.fullmatch(r"(\d+)-(\d+)(?::(\d*\.?\d+))?", text.strip())
+    if match is None:
+        raise ValueError(f"noise.timestep_bias {text!r} is not written as LOW-HIGH or LOW-HIGH:P, say 200-900:0.5")
+    low, high, share = int(match[1]), int(match[2]), float(match[3] or 0.5)
+    if not (0 <= low < high <= timesteps and 0 <= share <= 1):
+        raise ValueError(f"noise.timestep_bias {text!r}: needed 0 <= LOW < HIGH <= {timesteps} and 0 <= P <= 1")
+    return low, high, share
 
 
 # Changing these does not change what a run computes, so a resume may.

@@ -104,7 +104,7 @@ def run(recipe: Recipe, *, force_resume: bool, dry_run: bool) -> Output:
             f"{summary['step']} updates{loss}, {summary['images_per_second']} images/s",
             f"model     {folder}   (card: {folder}/README.md, loss: {folder}/loss.png)",
             f"previews  {folder}/samples",
-            f"next      diffkit sample {folder}",
+            f"next      diffkit sample {folder}" + (" --prompt ..." if recipe.model.text != "none" else ""),
         ],
     )
 

@@ -112,7 +112,13 @@ def set_attention(unet: nn.Module, kind: str = "auto", device: torch.device | st
     Raises:
         UsageError: Another kind.
     """
-    from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
+    from diffusers.models.attention_processor import (
+        Attention,
+        AttnAddedKVProcessor,
+        AttnAddedKVProcessor2_0,
+        AttnProcessor,
+        AttnProcessor2_0,
+    )
 
     if kind not in ("auto", "sdpa", "plain", "blocked"):
         raise UsageError(f"attention {kind!r} is not one of auto, sdpa, plain, blocked")
@@ -121,6 +127,11 @@ def set_attention(unet: nn.Module, kind: str = "auto", device: torch.device | st
     processors: dict[str, Any] = {"sdpa": AttnProcessor2_0, "plain": AttnProcessor, "blocked": BlockedAttnProcessor}
     chosen = []
     for layer in layers:
+        if getattr(layer, "add_k_proj", None) is not None:  # text and pixels in one attention, as DeepFloyd IF has it
+            # On the CPU the backward pass of SDPA takes four times as long as plain products.
+            chosen.append(("plain" if on_cpu else "sdpa") if kind == "auto" else kind)
+            layer.set_processor(AttnAddedKVProcessor2_0() if chosen[-1] == "sdpa" else AttnAddedKVProcessor())
+            continue
         small = on_cpu and _head_size(layer) <= _SMALL_HEAD
         chosen.append(("blocked" if small else "sdpa") if kind == "auto" else kind)
         layer.set_processor(processors[chosen[-1]]())

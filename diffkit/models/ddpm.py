@@ -67,7 +67,8 @@ class DDPM:
     """The denoiser of a pixel model, with its scheduler, codec and class encoder (the `Model` protocol).
 
     Args:
-        network: The network, any device and type; it is moved.
+        network: A DDPMNetwork (or what has its attributes: text networks are previewed so), any device and type; it is
+            moved.
         scheduler: The diffusers scheduler that it was trained with.
         meta: What it was trained to predict and on.
         device: Where to run.
@@ -82,7 +83,7 @@ class DDPM:
 
     def __init__(
         self,
-        network: DDPMNetwork,
+        network: Any,
         scheduler: Any,
         meta: RunMeta,
         *,
@@ -98,7 +99,7 @@ class DDPM:
         self.network = network.to(self.device, dtype).eval()
         set_attention(network.unet, attention, self.device)
         if self.device.type == "cuda":
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network.to(memory_format=torch.channels_last)
         self._called: Any = torch.compile(network) if compile else network
         self.scheduler, self.meta, self.id, self.revision = scheduler, meta, source, revision
         size = network.unet.config.sample_size

@@ -21,13 +21,14 @@ class RunMeta:
 
     Attributes:
         prediction: Training objective: epsilon, sample, v_prediction, flow, one_step or linear_mix.
-        conditioning: none, embedding (added to the time embedding) or concat (channels of the input).
+        conditioning: none, embedding (added to the time embedding), concat (channels of the input) or text (captions).
         class_names: Names of the classes in label order; empty for an unconditional model.
         resolution: Height and width of the images, pixels; the network's sample_size may be larger (padding).
         channels: 1 grey, 3 RGB.
         sigma: one_step: the fixed noise level, else None.
         recipe: Name of the recipe.
         version: The diffkit that wrote the file.
+        text_encoder: frozen (random weights) or trained, where captions condition the model; else none.
         null_class: True when the embedding holds one more row than there are classes, for guidance.
     """
 
@@ -40,6 +41,7 @@ class RunMeta:
     recipe: str = ""
     version: str = __version__
     null_class: bool = True
+    text_encoder: str = "none"
 
     def to_json(self) -> str:
         """Return the file's text."""
@@ -64,6 +66,7 @@ class RunMeta:
         kinds: dict[str, Any] = {
             "prediction": str, "conditioning": str, "class_names": list, "resolution": int, "channels": int,
             "sigma": (float, int, type(None)), "recipe": str, "version": str, "null_class": bool,
+            "text_encoder": str,
         }  # fmt: skip
         if not isinstance(data, dict):
             raise ModelError(f"{FILE} holds no JSON object")

@@ -6,6 +6,7 @@ guidance, is one row more (Ho & Salimans, arXiv:2207.12598). How the network's o
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from pathlib import Path
@@ -60,6 +61,16 @@ class DDPMNetwork(nn.Module):
         extra = self.class_embedding.embedding_dim if self.class_embedding is not None else 0
         return int(self.unet.config.in_channels) - extra
 
+    def labels_of(self, batch: Any) -> Tensor | None:
+        """Return a batch's labels, (B,), or None for an unconditional network."""
+        return batch.labels if self.num_classes else None
+
+    def hollow(self) -> DDPMNetwork:
+        """Return a network of the same shape on the CPU, for weights that are gathered from several processes."""
+        unet = type(self.unet).from_config(self.unet.config)
+        table = copy.deepcopy(self.class_embedding).to_empty(device="cpu") if self.class_embedding else None
+        return DDPMNetwork(unet, table, self.conditioning, self.num_classes)
+
     def forward(self, x: Tensor, t: Tensor | int, labels: Tensor | None = None) -> Tensor:
         """Predict.
 
@@ -78,7 +89,9 @@ class DDPMNetwork(nn.Module):
         return self.unet(torch.cat([x, planes.to(x.dtype)], dim=1), t, return_dict=False)[0]
 
 
-def build_network(spec: ModelSpec, *, shape: tuple[int, int, int], num_classes: int = 0) -> DDPMNetwork:
+def build_network(
+    spec: ModelSpec, *, shape: tuple[int, int, int], num_classes: int = 0, learned_variance: bool = False
+) -> DDPMNetwork:
     """Make a network with random weights from a preset.
 
     A resolution that the network cannot halve at every level is padded: the UNet's sample_size is the next size that
@@ -88,6 +101,7 @@ def build_network(spec: ModelSpec, *, shape: tuple[int, int, int], num_classes: 
         spec: Preset, overrides and conditioning.
         shape: (C, H, W) of the images, H == W.
         num_classes: Classes of the dataset; ignored when `spec.class_conditioning` is none.
+        learned_variance: Whether the network predicts a variance as well, by as many output channels again.
 
     Raises:
         UsageError: Unknown preset or override, arguments that do not fit together, or conditioning without classes.
@@ -111,7 +125,7 @@ def build_network(spec: ModelSpec, *, shape: tuple[int, int, int], num_classes: 
         unet = UNet2DModel(
             sample_size=size,
             in_channels=channels + extra,
-            out_channels=channels,
+            out_channels=2 * channels if learned_variance else channels,
             num_class_embeds=num_classes + 1 if kind == "embedding" else None,
             **arguments,
         )
@@ -121,7 +135,7 @@ def build_network(spec: ModelSpec, *, shape: tuple[int, int, int], num_classes: 
     return DDPMNetwork(unet, table, kind, num_classes if kind != "none" else 0)
 
 
-def save_network(folder: Path, network: DDPMNetwork) -> None:
+def save_network(folder: Path, network: Any) -> None:
     """Write a network's weights and configuration into `folder` (`unet/` of a pipeline, or `unet_raw/`)."""
     network.unet.save_pretrained(folder)
     if network.class_embedding is not None:

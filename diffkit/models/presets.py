@@ -55,6 +55,36 @@ PRESETS: dict[str, dict[str, Any]] = {
     ),
 }
 
+_T, _S = "SimpleCrossAttnDownBlock2D", "SimpleCrossAttnUpBlock2D"
+
+
+def _text_row(channels: tuple[int, ...], down: str, up: str, groups: int, head: int, width: int) -> dict[str, Any]:
+    """`down` and `up` have one character per level, in the network's order: "a" attends to text and pixels."""
+    return {
+        "block_out_channels": channels,
+        "down_block_types": tuple(_T if mark == "a" else _D for mark in down),
+        "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+        "up_block_types": tuple(_S if mark == "a" else _U for mark in up),
+        "layers_per_block": 1,
+        "norm_num_groups": groups,
+        "attention_head_dim": head,
+        "cross_attention_dim": width,
+        "cross_attention_norm": "group_norm",
+        "addition_embed_type": "text",
+        "addition_embed_type_num_heads": 4,
+        "resnet_time_scale_shift": "scale_shift",
+        "act_fn": "silu",
+    }
+
+
+# UNet2DConditionModel in DeepFloyd IF's layout: RGB in, image and variance out. Counted without the text encoder.
+TEXT_PRESETS: dict[str, dict[str, Any]] = {
+    # 40 thousand; for tests, any even size.
+    "tiny_if": _text_row((8, 16), ".a", "a.", 4, 8, 32),
+    # 3.3 M; 32 -> 16 -> 8, attention at 16 on the way down and at 8. On the way up at 16 it costs a fifth of the speed.
+    "if32": _text_row((32, 64, 128), ".aa", "a..", 8, 64, 128),
+}
+
 # build_network sets these from the data and the conditioning; an override would contradict them.
 _RESERVED = frozenset({"sample_size", "in_channels", "out_channels", "num_class_embeds", "class_embed_type"})
 
@@ -65,20 +95,41 @@ def unet_arguments(preset: str, overrides: Mapping[str, Any] | None = None) -> d
     Raises:
         UsageError: Unknown preset; an override that is no argument of UNet2DModel, or that is set from the data.
     """
+    if preset in TEXT_PRESETS:
+        raise UsageError(f"model.preset {preset!r} draws from captions", "Set model.text to t5.")
     if preset not in PRESETS:
         raise UsageError(f"unknown model.preset {preset!r}", did_you_mean(preset, PRESETS))
     from diffusers import UNet2DModel
 
-    allowed = set(signature(UNet2DModel.__init__).parameters) - {"self"} - _RESERVED
-    for key in overrides or {}:
-        if key in _RESERVED:
+    _check_overrides(overrides or {}, UNet2DModel, _RESERVED)
+    return {**PRESETS[preset], **(overrides or {})}
+
+
+def text_unet_arguments(preset: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return a text preset's `UNet2DConditionModel` arguments with `overrides` in place.
+
+    Raises:
+        UsageError: No text preset of that name; an override that is no argument, or that is set otherwise.
+    """
+    if preset not in TEXT_PRESETS:
+        known = ", ".join(TEXT_PRESETS)
+        raise UsageError(f"model.preset {preset!r} knows no captions (model.text is set)", f"Choose one of: {known}.")
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    _check_overrides(overrides or {}, UNet2DConditionModel, _RESERVED | {"encoder_hid_dim", "encoder_hid_dim_type"})
+    return {**TEXT_PRESETS[preset], **(overrides or {})}
+
+
+def _check_overrides(overrides: Mapping[str, Any], cls: type[Any], reserved: frozenset[str]) -> None:
+    allowed = set(signature(cls.__init__).parameters) - {"self"} - reserved
+    for key in overrides:
+        if key in reserved:
             raise UsageError(
                 f"model.overrides.{key} is set from the dataset and the conditioning, and cannot be overridden",
                 "Use dataset.resolution, dataset.channels or model.class_conditioning.",
             )
         if key not in allowed:
-            raise UsageError(f"model.overrides.{key} is no argument of UNet2DModel", did_you_mean(key, allowed))
-    return {**PRESETS[preset], **(overrides or {})}
+            raise UsageError(f"model.overrides.{key} is no argument of {cls.__name__}", did_you_mean(key, allowed))
 
 
 def padded_size(preset_or_config: str | Mapping[str, Any], resolution: int) -> int:

@@ -169,7 +169,7 @@ class PromptEncoder:
     def _load(self) -> tuple[Any, Any]:
         LOG.info("loading the text encoder of %s", self.repo.id)
         self.loads += 1
-        tokenizer = self._tokenizer()
+        tokenizer = self.tokenizer()
         from transformers import CLIPTextModel, T5EncoderModel
 
         options: dict[str, Any] = {}
@@ -185,7 +185,12 @@ class PromptEncoder:
         )  # fmt: skip
         return tokenizer, encoder if self.eight_bit else encoder.to(self.device)
 
-    def _tokenizer(self) -> Any:
+    def tokenizer(self) -> Any:
+        """Load the tokenizer.
+
+        Raises:
+            ModelError: It is missing or broken.
+        """
         names = [f for f in self.repo.files() if f.startswith("tokenizer/") and f.endswith((".json", ".txt", ".model"))]
         here = {name.removeprefix("tokenizer/") for name in names}
         ways = _VOCABULARY[self.kind]

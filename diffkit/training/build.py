@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from diffkit.errors import UsageError
 from diffkit.models.attention import set_attention
 from diffkit.models.ddpm import DDPMNetwork, PixelCodec, build_network
 from diffkit.models.meta import RunMeta
+from diffkit.models.text_network import TextNetwork, build_text_network
 from diffkit.schedules import make_noise_scheduler
 from diffkit.schema import Recipe
 from diffkit.training import fast, rng
@@ -17,8 +19,10 @@ from diffkit.training.ema import EMA
 from diffkit.training.loop import TrainState
 from diffkit.training.optim import Plateau, make_optimizer
 
+Network = DDPMNetwork | TextNetwork
 
-def network(recipe: Recipe, dataset: Any, shape: tuple[int, int, int]) -> tuple[DDPMNetwork, Any, RunMeta]:
+
+def network(recipe: Recipe, dataset: Any, shape: tuple[int, int, int]) -> tuple[Network, Any, RunMeta]:
     """Build the network, new or from pretrained weights, with the scheduler and the record that are saved beside it.
 
     The initial weights are a function of the recipe's seed alone.
@@ -33,9 +37,10 @@ def network(recipe: Recipe, dataset: Any, shape: tuple[int, int, int]) -> tuple[
         if recipe.model.pretrained:
             from diffkit.training.finetune import load_pretrained
 
+            net: Network
             net, scheduler, prediction = load_pretrained(recipe, shape, len(names))
         else:
-            net = build_network(recipe.model, shape=shape, num_classes=len(names))
+            net = new_network(recipe, shape, len(names), captions_of(recipe, dataset))
             scheduler, prediction = make_noise_scheduler(recipe.noise), recipe.noise.prediction
     meta = RunMeta(
         prediction=prediction,
@@ -45,6 +50,7 @@ def network(recipe: Recipe, dataset: Any, shape: tuple[int, int, int]) -> tuple[
         channels=shape[0],
         sigma=recipe.noise.sigma if prediction == "one_step" else None,
         recipe=recipe.name,
+        text_encoder=recipe.model.text_encoder if recipe.model.text != "none" else "none",
     )
     return net, scheduler, meta
 
@@ -61,7 +67,49 @@ def _class_names(recipe: Recipe, dataset: Any) -> list[str]:
     return list(dataset.class_names)
 
 
-def set_up(net: DDPMNetwork, recipe: Recipe, device: torch.device) -> None:
+def new_network(recipe: Recipe, shape: tuple[int, int, int], num_classes: int, captions: Sequence[str]) -> Network:
+    """Build a network with random weights, as the recipe's model and noise sections ask.
+
+    Raises:
+        UsageError: See `build_network` and `build_text_network`.
+    """
+    if recipe.model.text != "none":
+        return build_text_network(recipe.model, shape=shape, captions=captions)
+    learned = recipe.noise.variance == "learned"
+    return build_network(recipe.model, shape=shape, num_classes=num_classes, learned_variance=learned)
+
+
+def captions_of(recipe: Recipe, dataset: Any) -> list[str]:
+    """Return the captions of all images, in order; none where the recipe does not use them."""
+    if recipe.model.text == "none":
+        return []
+    return [dataset.source.caption(k) for k in range(dataset.length)]
+
+
+def check_data(recipe: Recipe, dataset: Any) -> None:
+    """Refuse a dataset without what the network is conditioned on, before its images are read.
+
+    Raises:
+        UsageError: No classes, no captions, or grey images for a text-conditional network.
+    """
+    _class_names(recipe, dataset)
+    if recipe.model.text == "none":
+        return
+    if not dataset.has_captions:
+        raise UsageError(
+            f"model.text is {recipe.model.text!r}, but the dataset {recipe.dataset.name} has no captions",
+            "Name the column with dataset.caption_column, or put a metadata.jsonl with file_name and caption into the "
+            "folder.",
+        )
+    if dataset.channels != 3:
+        raise UsageError(
+            f"model.text is {recipe.model.text!r}, whose layout takes RGB images; those of {recipe.dataset.name} are "
+            "grey",
+            "Set dataset.channels to 3.",
+        )
+
+
+def set_up(net: Network, recipe: Recipe, device: torch.device) -> None:
     """Freeze what the recipe freezes, and choose checkpointing and the attention kernel."""
     spec = recipe.training
     for name, param in net.named_parameters():
@@ -72,7 +120,7 @@ def set_up(net: DDPMNetwork, recipe: Recipe, device: torch.device) -> None:
     set_attention(net.unet, recipe.model.attention, device)
 
 
-def state(recipe: Recipe, net: DDPMNetwork, accelerator: Any) -> TrainState:
+def state(recipe: Recipe, net: Network, accelerator: Any) -> TrainState:
     """Put a network on its device with optimizer, average and learning-rate state, prepared by Accelerate."""
     spec = recipe.training
     net.to(accelerator.device)

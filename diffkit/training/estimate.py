@@ -146,7 +146,7 @@ def _eta(recipe: Recipe, seconds: Seconds, total: int, num_classes: int) -> floa
     spec = recipe.training
     previews = -(-total // spec.preview_every) if spec.preview_every else 1
     kinds = 2 if spec.ema else 1
-    guided = 2 if num_classes and spec.preview_guidance not in (0.0, 1.0) else 1
+    guided = 2 if (num_classes or recipe.model.text != "none") and spec.preview_guidance not in (0.0, 1.0) else 1
     forwards = previews * kinds * spec.preview_steps * min(spec.preview_images, 64) * guided
     if recipe.noise.prediction == "one_step":
         forwards = previews * kinds * spec.preview_images

@@ -190,7 +190,7 @@ def _backward(
         generator = rng.generator(state.device, *place)
         images = state.codec.encode(batch.images)
         draw = objective.draw(images, generator)
-        labels = batch.labels if getattr(state.network, "num_classes", 0) else None
+        labels = state.network.labels_of(batch)  # type: ignore[operator]
         if labels is not None:
             labels = drop_labels(labels, state.network.null_class, spec.class_dropout, generator)  # type: ignore[arg-type]
         if seeded:  # dropout layers draw from the global generator, so that is placed as well

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from diffkit.registry import Registry
-from diffkit.schema import NoiseSpec
+from diffkit.schema import NoiseSpec, parse_timestep_bias
+from diffkit.training.bound import Bound
 
 Network = Callable[..., Tensor]
 
@@ -69,30 +70,51 @@ def _noise(x0: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class _Diffusion:
-    """DDPM training: x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps, t uniform in 0..T-1.
+    """DDPM training: x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps, t uniform in 0..T-1 unless biased to a range.
 
-    Source: arXiv:2006.11239, eq. 4 and 14; Min-SNR weights arXiv:2303.09556, eq. 8, for each prediction type.
+    Where the variance is learned, the network's second half v is trained by the variational bound, whose mean is not.
+
+    Source: arXiv:2006.11239, eq. 4 and 14; Min-SNR weights arXiv:2303.09556, eq. 8, for each prediction type; the
+    hybrid objective arXiv:2102.09672, eq. 16.
     """
 
     name: ClassVar[str] = ""
 
     def __init__(self, noise: NoiseSpec, scheduler: Any, device: torch.device | str) -> None:
         self.abar = scheduler.alphas_cumprod.to(device=device, dtype=torch.float32)
+        self.bound = Bound(scheduler.betas, device) if noise.variance == "learned" else None
+        self.vlb_weight = len(self.abar) / 1000 if noise.vlb_weight is None else noise.vlb_weight
+        self.bias = parse_timestep_bias(noise.timestep_bias, len(self.abar)) if noise.timestep_bias else None
         snr = self.abar / (1 - self.abar).clamp_min(1e-20)
         self.weight = None if noise.snr_gamma is None else self.weigh(snr, noise.snr_gamma)
 
     def draw(self, x0: Tensor, generator: torch.Generator) -> Draw:
         levels = torch.randint(0, len(self.abar), (x0.shape[0],), generator=generator, device=x0.device)
+        if self.bias is not None:
+            low, high, share = self.bias
+            chosen = torch.rand(levels.shape, generator=generator, device=x0.device) < share
+            inside = torch.randint(low, high, levels.shape, generator=generator, device=x0.device)
+            levels = torch.where(chosen, inside, levels)
         return Draw(_noise(x0, generator), levels)
 
     def loss(self, network: Network, x0: Tensor, labels: Tensor | None, draw: Draw) -> Tensor:
         abar = _wide(self.abar[draw.level])
         x = abar.sqrt() * x0 + (1 - abar).sqrt() * draw.noise
-        out = network(x, draw.level, labels).float()
+        out, v = network(x, draw.level, labels).float(), None
+        if self.bound is not None:
+            out, v = out.chunk(2, dim=1)
         loss = _per_image(out - self.target(x0, draw.noise, abar))
-        return loss if self.weight is None else loss * self.weight[draw.level]
+        if self.weight is not None:
+            loss = loss * self.weight[draw.level]
+        if self.bound is None or v is None:
+            return loss
+        return loss + self.vlb_weight * self.bound(x0, self.clean(out.detach(), x, abar), v, draw.level)
 
     def target(self, x0: Tensor, noise: Tensor, abar: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def clean(self, out: Tensor, x: Tensor, abar: Tensor) -> Tensor:
+        """Return the estimate of x0 that an output stands for."""
         raise NotImplementedError
 
     def weigh(self, snr: Tensor, gamma: float) -> Tensor:
@@ -106,6 +128,9 @@ class Epsilon(_Diffusion):
     def target(self, x0: Tensor, noise: Tensor, abar: Tensor) -> Tensor:
         return noise
 
+    def clean(self, out: Tensor, x: Tensor, abar: Tensor) -> Tensor:
+        return (x - (1 - abar).sqrt() * out) / abar.sqrt()
+
     def weigh(self, snr: Tensor, gamma: float) -> Tensor:
         return snr.clamp(max=gamma) / snr.clamp_min(1e-20)
 
@@ -117,6 +142,9 @@ class Sample(_Diffusion):
     def target(self, x0: Tensor, noise: Tensor, abar: Tensor) -> Tensor:
         return x0
 
+    def clean(self, out: Tensor, x: Tensor, abar: Tensor) -> Tensor:
+        return out
+
     def weigh(self, snr: Tensor, gamma: float) -> Tensor:
         return snr.clamp(max=gamma)
 
@@ -127,6 +155,9 @@ class VPrediction(_Diffusion):
 
     def target(self, x0: Tensor, noise: Tensor, abar: Tensor) -> Tensor:
         return abar.sqrt() * noise - (1 - abar).sqrt() * x0
+
+    def clean(self, out: Tensor, x: Tensor, abar: Tensor) -> Tensor:
+        return abar.sqrt() * x - (1 - abar).sqrt() * out
 
     def weigh(self, snr: Tensor, gamma: float) -> Tensor:
         return snr.clamp(max=gamma) / (snr + 1)

@@ -10,15 +10,18 @@ from typing import Any
 import torch
 
 from diffkit import recipes
-from diffkit.models.ddpm import DDPM, DDPMNetwork, save_network, save_pipeline
+from diffkit.models.ddpm import DDPM, save_network, save_pipeline
 from diffkit.models.meta import RunMeta
+from diffkit.models.text_encoder import vocabulary
+from diffkit.models.text_network import TextNetwork, save_text_pipeline
 from diffkit.schema import Recipe
 from diffkit.training import rng
+from diffkit.training.build import Network
 from diffkit.training.ema import EMA
 
 
 def previews(
-    network: DDPMNetwork, scheduler: Any, meta: RunMeta, recipe: Recipe, loader: Any, ema: EMA | None
+    network: Network, scheduler: Any, meta: RunMeta, recipe: Recipe, loader: Any, ema: EMA | None
 ) -> dict[str, Any]:
     """Draw the preview grids, from the same noise every time.
 
@@ -54,13 +57,22 @@ def _drawn(model: DDPM, recipe: Recipe, loader: Any) -> Any:
     net: Any = model
     cond = model.encode([None] * count)
     if model.num_classes:
-        cond = model.encode([k % model.num_classes for k in range(count)])
+        cond = model.encode(_spread(model.network, count, loader))
         net = cfg(model, model.uncond(count), spec.preview_guidance)
     set_grid(sampler, steps)
     x = pure_noise(sampler, model.noise(seeds))
     for step in denoise(net, x, sampler, cond, generators=seeds):
         x = step.x
     return grid(model.codec.decode(x))
+
+
+def _spread(network: Network, count: int, loader: Any) -> list[int]:
+    """The labels of a preview: the classes in turn, or captions of images spread evenly over the dataset."""
+    if not isinstance(network, TextNetwork):
+        return [k % network.num_classes for k in range(count)]
+    source, length = loader.dataset.source, loader.dataset.length
+    places = [k * length // count for k in range(count)]
+    return [network.label(source.caption(place)) for place in places]
 
 
 def _denoised(model: DDPM, recipe: Recipe, loader: Any) -> Any:
@@ -83,9 +95,7 @@ def draw_curve(rows: list[dict[str, Any]], path: Path) -> None:
     loss_curve(rows, path)
 
 
-def write_pipeline(
-    folder: Path, network: DDPMNetwork, scheduler: Any, meta: RunMeta, ema: EMA | None, main: bool
-) -> None:
+def write_pipeline(folder: Path, network: Network, scheduler: Any, meta: RunMeta, ema: EMA | None, main: bool) -> None:
     """Write the averaged weights as the pipeline and the raw ones as `unet_raw`, each folder replaced as a whole.
 
     Sharded weights are gathered by every process; one writes.
@@ -93,28 +103,31 @@ def write_pipeline(
     whole = _gathered(network, main)
     if ema is None:
         if main:
-            _replace(folder, lambda place: save_pipeline(place, whole, scheduler, meta))
+            _replace(folder, lambda place: _save(place, whole, scheduler, meta))
         return
     if main:
         _replace(folder, lambda place: save_network(place / "unet_raw", whole))
     with ema.applied():
         averaged = _gathered(network, main)
         if main:
-            _replace(folder, lambda place: save_pipeline(place, averaged, scheduler, meta))
+            _replace(folder, lambda place: _save(place, averaged, scheduler, meta))
 
 
-def _gathered(network: DDPMNetwork, main: bool) -> DDPMNetwork:
+def _save(place: Path, network: Network, scheduler: Any, meta: RunMeta) -> None:
+    if isinstance(network, TextNetwork):
+        save_text_pipeline(place, network, scheduler, meta)
+    else:
+        save_pipeline(place, network, scheduler, meta)
+
+
+def _gathered(network: Network, main: bool) -> Network:
     """The network itself, or a whole copy of a sharded one."""
     if not any(hasattr(p, "full_tensor") for p in network.parameters()):
         return network
-    import copy
-
     weights = {k: v.full_tensor().cpu() if hasattr(v, "full_tensor") else v for k, v in network.state_dict().items()}
     if not main:
         return network
-    unet = type(network.unet).from_config(network.unet.config)
-    table = copy.deepcopy(network.class_embedding).to_empty(device="cpu") if network.class_embedding else None
-    whole = DDPMNetwork(unet, table, network.conditioning, network.num_classes)
+    whole = network.hollow()
     whole.load_state_dict(weights)
     return whole
 
@@ -133,29 +146,32 @@ def _replace(folder: Path, write: Any) -> None:
     place.rmdir()
 
 
-def model_card(recipe: Recipe, meta: RunMeta, summary: dict[str, Any], folder: Path) -> str:
+def model_card(recipe: Recipe, meta: RunMeta, summary: dict[str, Any], folder: Path, network: Any = None) -> str:
     """Return the model card: what was trained on what, the measured loss, a sample grid, how to use it, the recipe."""
     grids = sorted((folder / "samples").glob("step-*-ema.png")) or sorted((folder / "samples").glob("step-*-raw.png"))
     picture = f"![Samples after {summary['step']} updates](samples/{grids[-1].name})\n" if grids else ""
-    conditional = bool(meta.class_names)
+    conditional, text = bool(meta.class_names), meta.text_encoder != "none"
     losses = [f"training loss {summary['loss']:.5f}"] if summary["loss"] is not None else []
     if summary.get("validation_loss") is not None:
         losses.append(f"validation loss {summary['validation_loss']:.5f}")
     base = f"base_model: {recipe.model.pretrained}\n" if _hub_like(recipe.model.pretrained) else ""
     data = f"datasets:\n- {recipe.dataset.name}\n" if _hub_like(recipe.dataset.name) else ""
-    use = (
-        f"diffkit sample {folder.name} --class {meta.class_names[0]} --guidance 2 -n 16"
-        if conditional
-        else f"diffkit sample {folder.name} -n 16"
-    )
-    python = "" if conditional or meta.prediction in ("one_step", "linear_mix") else _STOCK
+    options = f"--class {meta.class_names[0]} --guidance 2 -n 16" if conditional else "-n 16"
+    if text:
+        options = f'--prompt "{_example(network)}" --guidance 4 -n 16'
+    use = f"diffkit sample {folder.name} {options}"
+    stock = _STOCK_TEXT.replace("PROMPT", _example(network)) if text else _STOCK
+    python = "" if conditional or meta.prediction in ("one_step", "linear_mix") else stock
+    kind = "text-to-image" if text else f"{'class-conditional' if conditional else 'unconditional'}-image-generation"
     source = f" It goes on from `{recipe.model.pretrained}`." if recipe.model.pretrained else ""
     classes = f"Classes: {', '.join(meta.class_names)}.\n\n" if conditional else ""
+    if text:
+        classes = _words(network, meta)
     return f"""---
 library_name: diffusers
 tags:
 - diffkit
-- {"class-conditional" if conditional else "unconditional"}-image-generation
+- {kind}
 - diffusion
 {base}{data}---
 
@@ -182,6 +198,33 @@ It draws what its dataset holds and nothing else; look at the dataset for its li
 ```
 """
 
+
+def _example(network: TextNetwork) -> str:
+    return max(network.captions[:1000], key=lambda caption: (-len(caption), caption)).replace('"', "")
+
+
+def _words(network: TextNetwork, meta: RunMeta) -> str:
+    """The part of a card that says which prompts the model knows."""
+    captions = network.captions
+    words = vocabulary(network.tokenizer)
+    shown = ", ".join(f"`{caption[:80]}`" for caption in captions[:: max(1, len(captions) // 8)][:8])
+    listed = ", ".join(words[:200]) + (", ..." if len(words) > 200 else "")
+    return (
+        f"## Prompts\n\nTrained on {len(captions):,} different captions, such as {shown}. "
+        f"The text encoder is a small T5 that was {meta.text_encoder}"
+        f"{' at its random weights' if meta.text_encoder == 'frozen' else ''}: it knows no other words than these "
+        f"{len(words):,}, in lower case: {listed}.\n\n"
+    )
+
+
+_STOCK_TEXT = """
+```python
+from diffusers import IFPipeline
+
+pipeline = IFPipeline.from_pretrained("FOLDER_OR_ID", safety_checker=None, feature_extractor=None, watermarker=None)
+image = pipeline("PROMPT", guidance_scale=4, num_inference_steps=50).images[0]
+```
+"""
 
 _STOCK = """
 ```python

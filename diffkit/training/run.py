@@ -120,6 +120,7 @@ class Run:
             self._same_recipe(found)
         spec, world = recipe.training, accelerator.num_processes
         self.dataset = open_dataset(recipe.dataset, seed=spec.seed)
+        build.check_data(recipe, self.dataset)
         self.loader = Loader(
             self.dataset, recipe.dataset, batch_size=spec.batch_size, seed=spec.seed,
             rank=accelerator.process_index, world=world, device=accelerator.device,
@@ -263,7 +264,7 @@ class Run:
                 images = state.codec.encode(batch.images)
                 place = (spec.seed, "validation", number, self.accelerator.process_index)
                 draw = self.objective.draw(images, rng.generator(state.device, *place))
-                labels = batch.labels if self.network.num_classes else None
+                labels = self.network.labels_of(batch)
                 losses = self.objective.loss(state.wrapped, images, labels, draw)
                 total += torch.stack([losses.sum(), torch.tensor(float(len(losses)), device=state.device)])
             state.wrapped.train()
@@ -326,7 +327,7 @@ class Run:
             "skipped_steps": int(self.state.skipped),
         }
         result.draw_curve(self.metrics.rows, self.folder / "loss.png")
-        card = result.model_card(self.recipe, self.meta, summary, self.folder)
+        card = result.model_card(self.recipe, self.meta, summary, self.folder, self.network)
         (self.folder / "README.md").write_text(card, encoding="utf-8")
         if self.recipe.output.push_to_hub:
             summary["pushed_to"] = publish.push(self.folder, self.recipe)

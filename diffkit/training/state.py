@@ -39,13 +39,19 @@ def _named(state: TrainState) -> list[tuple[str, nn.Parameter]]:
     return list(zip(names, params, strict=True))
 
 
+def _once(network: nn.Module) -> dict[str, Tensor]:
+    """The weights and buffers, tied ones under their first name only: safetensors stores no tensor twice."""
+    firsts = {name for name, _ in (*network.named_parameters(), *network.named_buffers())}
+    return {name: value for name, value in network.state_dict().items() if name in firsts}
+
+
 def collect(state: TrainState) -> dict[str, dict[str, Tensor]]:
     """Return a checkpoint's tensor files; every process must call it, because shards are gathered here.
 
     Returns:
         network: all weights and buffers; ema: the averaged weights; optimizer: `exp_avg/NAME` and so on.
     """
-    files = {"network": {name: _whole(v) for name, v in state.network.state_dict().items()}}
+    files = {"network": {name: _whole(v) for name, v in _once(state.network).items()}}
     if state.ema is not None:
         files["ema"] = {name: _whole(v) for name, v in state.ema.state_dict().items()}
     files["optimizer"] = {
