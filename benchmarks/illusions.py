@@ -30,6 +30,7 @@ from torch import Tensor
 
 PROMPTS = ("an oil painting of a dog", "a photo of a village")
 GUIDANCE = 10.0
+HYBRID = "low_high"
 
 
 class Counted:
@@ -50,13 +51,17 @@ class Counted:
 
 def ours(folder: Path, args: Any) -> tuple[Callable[[], Tensor], Callable[[], Tensor], Counted]:
     """Return our two ways to draw, and the counter of their network."""
+    from diffkit.filters import parse_filter
     from diffkit.models import load
     from diffkit.tasks.generate import Settings
     from diffkit.tasks.illusion import Illusion, draw
     from diffkit.views import parse_view
 
     model = load(str(folder), device=args.device)
-    pair = Illusion(PROMPTS, views=(parse_view("identity"), parse_view(args.view)))
+    if args.view == HYBRID:
+        pair = Illusion(PROMPTS, split=parse_filter(HYBRID))
+    else:
+        pair = Illusion(PROMPTS, views=(parse_view("identity"), parse_view(args.view)))
     settings = Settings(scheduler="ddpm", steps=args.steps, guidance=GUIDANCE, max_batch=args.max_batch)
     seeds = list(range(args.samples))
     return (
@@ -82,12 +87,13 @@ def theirs(folder: Path, args: Any) -> tuple[Callable[[], Tensor], Counted]:
     pipeline = pipeline.to(args.device)
     embeddings = [pipeline.encode_prompt(prompt) for prompt in PROMPTS]
     prompts, negative = (torch.cat(part) for part in zip(*embeddings, strict=True))
-    views = get_views(["identity", args.view])
+    hybrid = args.view == HYBRID
+    views = get_views(["low_pass", "high_pass"] if hybrid else ["identity", args.view])
 
     def one(seed: int) -> Tensor:
         picture: Tensor = samplers.sample_stage_1(
             pipeline, prompts, negative, views, num_inference_steps=args.steps, guidance_scale=GUIDANCE,
-            generator=torch.manual_seed(seed),
+            reduction="sum" if hybrid else "mean", generator=torch.manual_seed(seed),
         )  # fmt: skip
         return picture.float().cpu()
 
@@ -146,7 +152,7 @@ def main() -> None:
     options.add_argument("--packages", type=Path, metavar="DIR", help="Where torchvision and einops lie.")
     options.add_argument("--samples", type=int, default=8)
     options.add_argument("--steps", type=int, default=10)
-    options.add_argument("--view", default="rotate_180", help="The second view; the first is the picture itself.")
+    options.add_argument("--view", default="rotate_180", help="The second view; or low_high, a hybrid.")
     options.add_argument("--channels", default="32,64", help="Of the network's two levels, multiples of 8.")
     options.add_argument("--max-batch", type=int, help="Most rows in one of our network calls; no limit when left out.")
     options.add_argument("--rounds", type=int, default=3)
@@ -168,7 +174,7 @@ def main() -> None:
         results = measure(ways, args)
     print(describe(facts))
     print(
-        f"{args.samples} samples, identity and {args.view}, {args.steps} DDPM steps with guidance, 64 px, fp32, "
+        f"{args.samples} samples, {args.view}, {args.steps} DDPM steps with guidance, 64 px, fp32, "
         f"{args.device}, median of {args.rounds} rounds"
     )
     heads = ["way", "network calls", "rows each", "seconds", "images/s", "batched is times as fast", "difference"]

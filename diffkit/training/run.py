@@ -172,7 +172,7 @@ class Run:
 
     def loop(self, stop: Stop, on_progress: OnProgress | None) -> None:
         """Train to the end, with logging, validation, previews and checkpoints at their intervals."""
-        spec, state = self.recipe.training, self.state
+        spec, state, stop.training = self.recipe.training, self.state, True
         validate_every = spec.validate_every or max(1, round(self.plan.steps_per_epoch))
         loss = speed = None
         clock, read_at = time.monotonic(), state.step

@@ -19,6 +19,7 @@ from tiny_run import TINY, assert_same_run, final_tensors
 from diffkit.errors import NumericalError, ResourceError, Terminated, UsageError
 from diffkit.training import checkpoint, fit
 from diffkit.training import loop as loop_module
+from diffkit.training import run as run_module
 
 
 class Crash(Exception):
@@ -239,3 +240,13 @@ def test_signals_end_a_run_from_which_the_same_command_goes_on(tmp_path, number,
 
 def test_terminated_carries_its_code():
     assert Terminated("x", 143).exit_code == 143
+
+
+def test_a_signal_before_the_first_step_leaves_at_once(tiny, monkeypatch):
+    """While images are decoded and networks are built there is nothing to save, and nothing to wait for."""
+    monkeypatch.setattr(run_module.build, "network", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Terminated, match="before the first step") as caught:
+        fit(tiny(out="early"))
+    assert caught.value.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
