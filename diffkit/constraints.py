@@ -1,12 +1,13 @@
-"""What a sample is held to after each step: known pixels (inpainting, a kept region of SDEdit).
+"""What a sample is held to: known pixels (inpainting, a kept region of SDEdit), a known component (inverse hybrids).
 
-A constraint is a function of the sample and the level that it has just reached; `sampling.denoise` calls it. Sources:
-RePaint, arXiv:2201.09865; soft masks: Differential Diffusion, arXiv:2306.00950.
+A constraint is a function of the sample and the level that it has just reached; `sampling.denoise` calls it after each
+step. Sources: RePaint, arXiv:2201.09865; soft masks: Differential Diffusion, arXiv:2306.00950; components: Factorized
+Diffusion, arXiv:2404.11615.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffkit.errors import UsageError
-from diffkit.levels import level_after
+from diffkit.levels import level_after, out_of
 from diffkit.sampling import Constraint, fresh_noise
+from diffkit.types import Filter
 
 
 def keep_known(
@@ -59,6 +61,55 @@ def keep_known(
         return torch.where(mask > 1.0 - (index + 1) / steps, x, known)
 
     return constrain
+
+
+def keep_component(x0: Tensor, split: Filter, part: int) -> Constraint:
+    """Hold one component of the finished sample to that of a reference; `component_of` leads the steps there.
+
+    Between the steps nothing is pasted: the reference at a level is made of fresh noise, and where a filter cuts softly
+    the sum of two halves of independent noise has less variance than the network expects.
+
+    Args:
+        x0: (B or 1, C, H, W), the reference in the sample's space.
+        split: Parts that sum to the identity.
+        part: Which one is the reference's.
+
+    Source: arXiv:2404.11615, section 3.4, at the level without noise.
+    """
+
+    def constrain(x: Tensor, index: int, t: Tensor, after: Tensor | None) -> Tensor:
+        return with_component(x, x0, split, part) if after is None else x
+
+    return constrain
+
+
+def component_of(x0: Tensor, scheduler: Any) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return what a network would have to say of (x, t) if the picture were the reference: `guidance.mix`'s `known`.
+
+    Args:
+        x0: (B or 1, C, H, W), the reference in the sample's space.
+        scheduler: Says how an output follows from x0.
+    """
+
+    def known(x: Tensor, t: Tensor) -> Tensor:
+        return out_of(x0.to(x), x, t, scheduler)
+
+    return known
+
+
+def with_component(x: Tensor, reference: Tensor, split: Filter, part: int) -> Tensor:
+    """Return x with one component taken from the reference, and the rest as it is.
+
+    Where the part is a projection (grey and colour) the result's component is the reference's, up to rounding. A
+    Gaussian low pass is none: there the rest, x - part(x), holds a little of the low frequencies, which stays.
+
+    Args:
+        x: (B, C, H, W).
+        reference: (B or 1, C, H, W).
+        split: Parts that sum to the identity.
+        part: Which one is the reference's.
+    """
+    return x + split.part(reference.to(x) - x, part)
 
 
 def composite(known: Tensor, painted: Tensor, mask: Tensor) -> Tensor:

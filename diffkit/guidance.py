@@ -19,7 +19,13 @@ __all__ = ["cfg", "chunked", "gradient", "mix", "multiview"]
 
 
 def cfg(
-    net: Denoiser, uncond: Cond, scale: float, *, start: float = 0.0, stop: float = 1.0, levels: int = 1000
+    net: Denoiser,
+    uncond: Cond,
+    scale: float | Sequence[float],
+    *,
+    start: float = 0.0,
+    stop: float = 1.0,
+    levels: int = 1000,
 ) -> Denoiser:
     """Guide a denoiser: out = uncond + scale * (cond - uncond), by one call on the doubled batch.
 
@@ -30,7 +36,7 @@ def cfg(
         net: The denoiser to guide.
         uncond: The null class, empty prompt or negative prompt; batch size 1 or that of x. What it does not hold (an
             image, a noise level) is the same in both halves, and comes from the condition.
-        scale: Guidance scale w.
+        scale: Guidance scale w; or one per image, where x is then that batch or several of them (views).
         start: Guide from this fraction of the way from pure noise (0) to the image (1) on, measured in timesteps;
             before it the prediction is conditional.
         stop: Guide up to this fraction.
@@ -55,7 +61,10 @@ def cfg(
         pred = net(x.repeat(2, *[1] * (x.ndim - 1)), t if t.ndim == 0 else t.repeat(2), both)
         without, with_cond = pred.out.chunk(2)
         var = None if pred.var is None else pred.var[batch:]
-        return Prediction(without + scale * (with_cond - without), var)
+        weight = (
+            scale if isinstance(scale, float | int) else _fit(torch.tensor(scale).reshape(-1, 1, 1, 1), batch).to(x)
+        )
+        return Prediction(without + weight * (with_cond - without), var)
 
     return guided
 
@@ -106,6 +115,7 @@ def multiview(
     reduce: Literal["mean", "alternate"] = "mean",
     *,
     timesteps: Sequence[float] | Tensor | None = None,
+    weights: Sequence[float] | None = None,
 ) -> Denoiser:
     """Predict every view of x under its own condition, turn the predictions back and average them: an anagram.
 
@@ -118,9 +128,11 @@ def multiview(
         views: Linear and orthogonal maps.
         reduce: "mean" of all views, or "alternate": step k uses view k modulo their number.
         timesteps: The grid that steps are counted on; needed by "alternate".
+        weights: How much each view counts in the mean, none negative; equally when left out. They are scaled to the
+            sum 1.
 
     Raises:
-        UsageError: Not one condition per view, an unknown reduction, or no grid to alternate on.
+        UsageError: Not one condition per view, an unknown reduction, or weights that weigh nothing.
 
     Source: Geng et al., arXiv:2311.17919, eq. 2; alternating: Tancik, illusion-diffusion.
     """
@@ -130,6 +142,7 @@ def multiview(
         raise UsageError(f"--reduce {reduce!r} is not one of mean, alternate")
     if reduce == "alternate" and timesteps is None:
         raise ValueError("reduce='alternate' needs the timesteps")
+    share = _shares(weights, len(views), reduce)
 
     def viewed(x: Tensor, t: Tensor, cond: Cond) -> Prediction:
         chosen = list(zip(views, conds, strict=True))
@@ -141,37 +154,62 @@ def multiview(
         pred = net(torch.cat([view.apply(x) for view, _ in chosen]), _tile(t, count), seen)
         back = [view.invert(part) for (view, _), part in zip(chosen, pred.out.chunk(count), strict=True)]
         if pred.var is None:
-            return Prediction(_mean(back))
+            return Prediction(_mean(back, share))
         spread = [view.invert_var(part) for (view, _), part in zip(chosen, pred.var.chunk(count), strict=True)]
-        return Prediction(_mean(back), _mean(spread))
+        return Prediction(_mean(back, share), _mean(spread, share))
 
     return viewed
 
 
-def mix(net: Denoiser, conds: Sequence[Cond], split: Filter) -> Denoiser:
+def mix(
+    net: Denoiser,
+    conds: Sequence[Cond],
+    split: Filter,
+    *,
+    views: Sequence[View] | None = None,
+    known: Callable[[Tensor, Tensor], Tensor] | None = None,
+    fixed: int = 0,
+) -> Denoiser:
     """Take each part of the prediction from another condition, out = sum_k f_k(out_k): a hybrid image.
 
     All conditions go through the network in one call; a learned variance is averaged and not filtered.
 
     Args:
         net: The denoiser, with its guidance.
-        conds: One per part of the split, of batch size 1 or that of x.
+        conds: One per part of the split that is drawn, of batch size 1 or that of x.
         split: Parts that sum to the identity.
+        views: One per condition: the part shows its prompt to those who look in this way. Plainly when left out.
+        known: From (x, t) to the output that stands for a given picture, which one part is then taken from
+            (`constraints.component_of`): a hybrid made out of a photo.
+        fixed: Which part that is; it has no condition.
 
     Raises:
-        UsageError: Not one condition per part.
+        UsageError: Not one condition per part that is drawn, or not one view per condition.
 
-    Source: Geng et al., arXiv:2404.11615, eq. 4.
+    Source: Geng et al., arXiv:2404.11615, eq. 4; the given part: section 3.4, on the prediction in place of x_t, whose
+    noise stays N(0, I) that way.
     """
-    if len(conds) != split.parts:
-        raise UsageError(f"{len(conds)} prompts for a split into {split.parts} parts", f"Give {split.parts} prompts.")
+    if known is not None and not 0 <= fixed < split.parts:
+        raise UsageError(f"--fixed {fixed}: the split has the parts 0..{split.parts - 1}")
+    drawn = [k for k in range(split.parts) if known is None or k != fixed]
+    if len(conds) != len(drawn):
+        raise UsageError(f"{len(conds)} prompts for {len(drawn)} parts of a split", f"Give {len(drawn)}.")
+    if views is not None and len(views) != len(conds):
+        raise UsageError(f"{len(views)} views for {len(conds)} parts", "Give one view per prompt.")
 
     def mixed(x: Tensor, t: Tensor, cond: Cond) -> Prediction:
         batch, count = x.shape[0], len(conds)
-        each = Cond.cat([_over(cond, own, batch) for own in conds])
-        pred = net(torch.cat([x] * count), _tile(t, count), each)
-        out = sum((split.part(part, k) for k, part in enumerate(pred.out.chunk(count))), torch.zeros_like(x))
-        return Prediction(out, None if pred.var is None else _mean(list(pred.var.chunk(count))))
+        seen = [x] * count if views is None else [view.apply(x) for view in views]
+        own = [cond] * count if views is None else [_turn(cond, view) for view in views]
+        each = Cond.cat([_over(given, one, batch) for given, one in zip(own, conds, strict=True)])
+        pred = net(torch.cat(seen), _tile(t, count), each)
+        back, spread = list(pred.out.chunk(count)), [] if pred.var is None else list(pred.var.chunk(count))
+        if views is not None:
+            back = [view.invert(part) for view, part in zip(views, back, strict=True)]
+            spread = [view.invert_var(part) for view, part in zip(views, spread, strict=False)]
+        start = torch.zeros_like(x) if known is None else split.part(known(x, t), fixed)
+        out = sum((split.part(part, k) for k, part in zip(drawn, back, strict=True)), start)
+        return Prediction(out, _mean(spread) if spread else None)
 
     return mixed
 
@@ -224,8 +262,27 @@ def _tile(t: Tensor, count: int) -> Tensor:
     return t if t.ndim == 0 else t.repeat(count)
 
 
-def _mean(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.stack(list(parts)).mean(0)
+def _shares(weights: Sequence[float] | None, count: int, reduce: str) -> list[float] | None:
+    """Weights scaled to the sum 1; None where all count the same."""
+    if weights is None:
+        return None
+    text = ", ".join(f"{w:g}" for w in weights)
+    if len(weights) != count:
+        raise UsageError(f"--weight: {len(weights)} weights ({text}) for {count} views", "Give one per view.")
+    if reduce == "alternate":
+        raise UsageError(f"--weight {text}: views that take turns are not weighed", "Leave it out, or --reduce mean.")
+    total = float(sum(weights))
+    if not all(0.0 <= w < float("inf") for w in weights) or not 0.0 < total < float("inf"):
+        raise UsageError(f"--weight {text}: weights are finite, none is negative, and one is above 0")
+    return None if len(set(weights)) == 1 else [w / total for w in weights]
+
+
+def _mean(parts: Sequence[Tensor], share: Sequence[float] | None = None) -> Tensor:
+    if len(parts) == 1:
+        return parts[0]
+    if share is None:
+        return torch.stack(list(parts)).mean(0)
+    return sum((w * part for w, part in zip(share, parts, strict=True)), torch.zeros_like(parts[0]))
 
 
 def _place(timesteps: Sequence[float] | Tensor, t: Tensor) -> int:

@@ -276,3 +276,68 @@ def test_without_the_network_s_derivative_only_the_formula_s_counts() -> None:
     torch.testing.assert_close(got.out, 0.5 * X + noise / signal)
     whole = gradient(net, lambda x0: x0.flatten(1).sum(1), 1.0, base)(X, t, Cond())
     torch.testing.assert_close(whole.out, 0.5 * X + noise * (1 - 0.5 * noise) / signal)
+
+
+# --- weights, views of parts, a part that is given
+
+
+def test_weights_are_shares_of_the_views() -> None:
+    t, conds = torch.tensor([1, 2]), [Cond({"c": torch.tensor([[float(k)]])}) for k in range(3)]
+    views = [Same(), Flip(), Negate()]
+    alone = [multiview(spatial, [c], [v])(X, t, Cond()) for v, c in zip(views, conds, strict=True)]
+    for weights in ((1.0, 2.0, 5.0), (10.0, 20.0, 50.0)):
+        got = multiview(spatial, conds, views, weights=weights)(X, t, Cond())
+        torch.testing.assert_close(got.out, sum(w / 8 * one.out for w, one in zip((1, 2, 5), alone, strict=True)))
+        torch.testing.assert_close(got.var, sum(w / 8 * one.var for w, one in zip((1, 2, 5), alone, strict=True)))
+    plain = multiview(spatial, conds, views)(X, t, Cond())
+    equal = multiview(spatial, conds, views, weights=[3.0] * 3)(X, t, Cond())
+    torch.testing.assert_close(equal.out, plain.out, rtol=0, atol=0)
+    one = multiview(spatial, conds, views, weights=[0.0, 1.0, 0.0])(X, t, Cond())
+    torch.testing.assert_close(one.out, alone[1].out)
+
+
+@pytest.mark.parametrize(
+    ("weights", "reduce", "said"),
+    [
+        ([1.0], "mean", "1 weights"),
+        ([1.0, -1.0], "mean", "none is negative"),
+        ([0.0, 0.0], "mean", "one is above 0"),
+        ([float("nan"), 1.0], "mean", "finite"),
+        ([float("inf"), 1.0], "mean", "finite"),
+        ([1.0, 2.0], "alternate", "take turns"),
+    ],
+)
+def test_impossible_weights(weights: list[float], reduce: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        multiview(Net(), [COND] * 2, [Same()] * 2, reduce, timesteps=[1], weights=weights)  # type: ignore[arg-type]
+
+
+def test_parts_are_seen_in_views_and_split_when_they_are_turned_back() -> None:
+    conds, t = [Cond({"c": torch.tensor([[1.0]])}), Cond({"c": torch.tensor([[5.0]])})], torch.tensor([1, 2])
+    views = [Flip(), Negate()]
+    got = mix(spatial, conds, Halves(), views=views)(X, t, Cond())
+    each = [spatial(v.apply(X), t, c.expand(2)) for v, c in zip(views, conds, strict=True)]
+    outs = [v.invert(p.out) for v, p in zip(views, each, strict=True)]
+    torch.testing.assert_close(got.out, torch.cat([outs[0][..., :2], outs[1][..., 2:]], dim=-1))
+    torch.testing.assert_close(got.var, (each[0].var.flip(-2) + each[1].var) / 2)
+    plain = mix(spatial, conds, Halves())(X, t, Cond())
+    torch.testing.assert_close(mix(spatial, conds, Halves(), views=[Same()] * 2)(X, t, Cond()).out, plain.out)
+    net, image = Net(), Cond({"channels": X})
+    mix(net, conds, Halves(), views=views)(X, t, image)
+    assert net.batches == [4]
+    with pytest.raises(UsageError, match="1 views for 2 parts"):
+        mix(Net(), conds, Halves(), views=[Same()])
+
+
+@pytest.mark.parametrize("fixed", [0, 1])
+def test_a_part_that_is_given_has_no_condition_and_no_row(fixed: int) -> None:
+    net, t, given = Net(), torch.tensor([1, 2]), torch.full_like(X, 0.25)
+    got = mix(net, [COND], Halves(), known=lambda x, t: given, fixed=fixed)(X, t, Cond())
+    assert net.batches == [2]
+    free = Net()(X, t, COND).out
+    halves = [given, free] if fixed == 0 else [free, given]
+    torch.testing.assert_close(got.out, torch.cat([halves[0][..., :2], halves[1][..., 2:]], dim=-1))
+    with pytest.raises(UsageError, match="2 prompts for 1 parts"):
+        mix(Net(), [COND] * 2, Halves(), known=lambda x, t: given)
+    with pytest.raises(UsageError, match="--fixed 2"):
+        mix(Net(), [COND], Halves(), known=lambda x, t: given, fixed=2)

@@ -11,15 +11,16 @@ import inspect
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from diffkit.cli import options, sweep
+from diffkit.cli.plan import Batch as Batch
+from diffkit.cli.plan import Plan as Plan
 from diffkit.cli.runner import Output, command
-from diffkit.errors import UsageError
+from diffkit.errors import ModelError, UsageError
 
 LOG = logging.getLogger("diffkit")
 
@@ -62,36 +63,7 @@ _SHARED: dict[str, tuple[Any, Any]] = {
 }
 
 # Not part of a picture's recipe: where it goes and how it is shown.
-_UNTOLD = {"out", "gif", "dry_run", "sweep", "device", "allow_pickle"}
-
-
-@dataclass
-class Batch:
-    """What one call of an edit draws."""
-
-    seeds: list[int]
-    labels: list[str | None]
-    settings: Any
-    on_step: Any
-
-
-@dataclass
-class Plan:
-    """What a command's body returns.
-
-    Attributes:
-        draw: From the model and a batch to an `Edit`.
-        visits: From the model (or its preview) and the settings to the timesteps of one batch.
-        inputs: Files that went in, by parameter; their hashes go into the recipe.
-        notices: From the model to what is said before the work begins.
-        batched: Whether pictures of other classes, prompts and guidance scales may stand in the same batch.
-    """
-
-    draw: Callable[[Any, Batch], Any]
-    visits: Callable[[Any, Any], list[float]]
-    inputs: dict[str, Path | None] = field(default_factory=dict)
-    notices: Callable[[Any, Any], list[str]] | None = None
-    batched: bool = False
+_UNTOLD = {"out", "gif", "animate", "dry_run", "sweep", "device", "allow_pickle"}
 
 
 # Every picture command by name: what `replay` calls.
@@ -146,7 +118,11 @@ def _run(
     settings = [_settings(name, values) for values in cells]
     for each in settings:
         check_settings(each)
-    source = given["model"] or default_model(hub, given["prompt"])
+    words = [word for plan in plans for word in plan.words]
+    source = given["model"] or default_model(hub, given["prompt"] or " ".join(dict.fromkeys(words)) or None)
+    for plan in plans:
+        if plan.before is not None:
+            plan.before(source, given)
     groups = sweep.groups(table, plans[0].batched)
     if given["dry_run"]:
         return _estimate(source, given, plans, settings, groups)
@@ -155,7 +131,7 @@ def _run(
 
     seeds = [given["seed"] + k for k in range(given["num"])]
     album = Album(name, given["out"], len(seeds) * len(cells))
-    model = _load(source, given, cells)
+    model = _load(source, given, cells, words)
     loaded = time.perf_counter()
     sheet = Sheet(name, album, model, table, given["gif"])
     for group in groups:
@@ -202,12 +178,44 @@ def sweep_sample(given: dict[str, Any]) -> Output:
 
 
 def default_model(hub: str, prompt: str | None) -> str:
-    """Return the model used where none is named, and say which."""
-    local = (DEFAULT_RUN / "model_index.json").is_file() and not prompt
-    chosen = str(DEFAULT_RUN) if local else hub
-    why = "the run that is there" if local else "it takes prompts" if prompt else f"there is no {DEFAULT_RUN}"
-    LOG.info("no --model: %s is used (%s)", chosen, why)
-    return chosen
+    """Return the model used where none is named, and say which and why.
+
+    Without a prompt it is the local run, where there is one; then the model inside the package, if it knows every word
+    of the prompt; else the Hub's.
+
+    Raises:
+        ModelError: The model inside the package does not know the prompt, and the Hub's cannot be reached.
+    """
+    from diffkit.models.vocabulary import BUNDLED, bundled, unknown_words
+
+    if not prompt and (DEFAULT_RUN / "model_index.json").is_file():
+        return _chosen(str(DEFAULT_RUN), "the run that is there")
+    if bundled() is None:
+        return _chosen(hub, "it takes prompts" if prompt else f"there is no {DEFAULT_RUN}")
+    strange = unknown_words(prompt or "")
+    if not strange:
+        return _chosen(BUNDLED, "it ships with diffkit" + (" and knows every word of the prompt" if prompt else ""))
+    word = f"the model that ships with diffkit does not know {strange[0]!r}"
+    _check_reach(hub, word)
+    return _chosen(hub, word)
+
+
+def _chosen(model: str, why: str) -> str:
+    LOG.info("no --model: %s is used (%s)", model, why)
+    return model
+
+
+def _check_reach(hub: str, why: str) -> None:
+    """Open the Hub's model, which loads nothing yet; where that fails there are two ways out."""
+    from diffkit.models.hub import open_repo
+
+    try:
+        open_repo(hub)
+    except ModelError as error:
+        raise ModelError(
+            f"{why}, and {error.message}",
+            f"{error.hint} Or use only words that the small model knows: `diffkit inspect tiny` lists them.",
+        ) from None
 
 
 def _settings(name: str, values: dict[str, Any]) -> Any:
@@ -222,8 +230,8 @@ def _settings(name: str, values: dict[str, Any]) -> Any:
     )  # fmt: skip
 
 
-def _load(source: str, given: dict[str, Any], cells: list[dict[str, Any]]) -> Any:
-    words = [w for cell in cells for w in (cell["prompt"], cell["negative_prompt"], cell.get("edit_prompt"))]
+def _load(source: str, given: dict[str, Any], cells: list[dict[str, Any]], own: list[str]) -> Any:
+    words = [w for cell in cells for w in (cell["prompt"], cell["negative_prompt"], cell.get("edit_prompt"))] + own
     model = load_model(
         source, device=given["device"], dtype=given["dtype"], revision=given["revision"], variant=given["variant"],
         allow_pickle=given["allow_pickle"], memory=given["memory"], raw=given.get("raw", False),
@@ -245,7 +253,7 @@ def load_model(
         UsageError: An option that the model's family does not have.
     """
     from diffkit.models import family_of, load
-    from diffkit.models.devices import pick_device
+    from diffkit.models.devices import keep_memory, pick_device
     from diffkit.models.hub import open_repo
     from diffkit.tasks.generate import TEXT_GUIDANCE
 
@@ -260,6 +268,8 @@ def load_model(
     )  # fmt: skip
     if text:
         model.encode(sorted(set(prompts)))
+    if model.device.type == "cpu":
+        keep_memory()  # from here on: a text encoder's memory went back to the system
     return model
 
 
@@ -301,7 +311,7 @@ def _recipe(name: str, values: dict[str, Any], own: list[str], plan: Plan, model
     }
     if name == "sample" and (words := {k: [kept.pop(k)] for k in ("label", "prompt") if k in kept}):
         kept |= {"classes" if k == "label" else k: v for k, v in words.items()}
-    recipe = make_recipe(name, kept, model)
+    recipe = {**make_recipe(name, kept, model), **plan.about}
     inputs = {key: digest(path) for key, path in plan.inputs.items() if path is not None}
     return {**recipe, "inputs": inputs} if inputs else recipe
 
@@ -327,6 +337,11 @@ def _estimate(
         for some in groups
     ]  # fmt: skip
     facts = {**all_facts[0], "unet_calls": sum(f["unet_calls"] for f in all_facts)}
+    for some in groups:
+        if (later := plans[some[0]].later) is not None:
+            more = later(settings[some[0]], given["num"] * len(some), given["batch_size"], all_facts[0]["steps"])
+            facts["unet_calls"] += more.pop("unet_calls", 0)
+            facts |= more
     lines = [
         f"pictures    {given['num'] * len(plans)}",
         f"UNet calls  {facts['unet_calls']}",

@@ -26,6 +26,7 @@ LOG = logging.getLogger("diffkit")
 Picture = Annotated[Path, typer.Argument(metavar="PICTURE", help="A PNG written by diffkit.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="The file to write; PICTURE-replay.png when left out.")]
 
+VIEW_FILE = "view "
 _REFUSED = {"out", "allow_pickle", "gif", "dry_run", "device"}
 
 
@@ -53,7 +54,7 @@ def replay(picture: Picture, device: options.Device = "auto", out: Out = None) -
         if isinstance(index, int):
             given, place = _one_batch(recipe["command"], call, given, index)
         done = call(**given, out=Path(folder))
-        made = Path(done.payload["images"][place] if isinstance(index, int) else done.payload.get("grid") or "")
+        made = Path(done.payload["images"][place] if isinstance(index, int) else _sheet(recipe, done.payload))
         if not made.is_file():
             raise DataError(f"{picture}: its recipe makes no such picture", "It may have been written by hand.")
         same = _same(made, picture)
@@ -94,13 +95,20 @@ def _call(recipe: dict[str, Any], name: str) -> tuple[Callable[..., Output], dic
     return call, given
 
 
+def _sheet(recipe: dict[str, Any], payload: dict[str, Any]) -> str:
+    """The file that stands for a sheet: the grid, or the candidates of a search."""
+    if recipe.get("sheet") == "candidates":
+        return str((payload.get("candidates") or [""])[0])
+    return str(payload.get("grid") or "")
+
+
 def _value(key: str, value: Any, annotation: Any, name: str) -> Any:
     kind = typing.get_args(annotation)[0] if typing.get_origin(annotation) is typing.Annotated else annotation
     many = any(typing.get_origin(a) is list for a in (kind, *typing.get_args(kind)))
     base = sweep.plain(annotation)
     if many:
-        if isinstance(value, list) and all(isinstance(v, str) for v in value):
-            return value
+        if isinstance(value, list) and all(type(v) is base or (base is float and type(v) is int) for v in value):
+            return [base(v) for v in value]
     elif base is Path and isinstance(value, str):
         return Path(value)
     elif type(value) is int or (base is float and type(value) is float):
@@ -114,9 +122,10 @@ def _value(key: str, value: Any, annotation: Any, name: str) -> Any:
 def _check_inputs(recipe: dict[str, Any], given: dict[str, Any], name: str) -> None:
     """The images that went in must be there, and be the same."""
     inputs = recipe.get("inputs")
-    for key, value in given.items():
-        if not isinstance(value, Path):
-            continue
+    files = {key: value for key, value in given.items() if isinstance(value, Path)}
+    if isinstance(inputs, dict):  # a view's own file, named within an option
+        files |= {key: Path(key.removeprefix(VIEW_FILE)) for key in inputs if key.startswith(VIEW_FILE)}
+    for key, value in files.items():
         if not value.is_file():
             raise DataError(f"{name} was made of {value}, which is not there", "Put it back, or run from its folder.")
         if not isinstance(inputs, dict) or inputs.get(key) != pictures.digest(value):

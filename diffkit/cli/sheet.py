@@ -38,6 +38,11 @@ class Sheet:
         self.cells: list[dict[str, Any]] = []
         self.timesteps: list[float] = []
         self.calls = 0
+        self.seeds: dict[str, list[int]] = {}
+        self.files: dict[str, list[str]] = {}  # beside the pictures, by kind
+        self.scores: dict[str, Any] = {}
+        self.marks: dict[int, Any] | None = None  # of seeds that a search has found
+        self.strips = False
 
     def draw(self, tiles: list[Tile], plan: Plan, seeds: list[int], batch_size: int) -> None:
         """Draw combinations that fit into common batches, and write their pictures."""
@@ -47,15 +52,20 @@ class Sheet:
         from diffkit.tasks.album import Film
         from diffkit.tasks.generate import batches, merged
 
+        self.marks = None
+        if plan.pick is not None:
+            seeds, batch_size = self._pick(tiles[0], plan, seeds, batch_size), 1
+        self.seeds |= {tile.cell.label: seeds for tile in tiles}
         rows = [(tile, seed) for tile in tiles for seed in seeds]
         groups = batches(len(rows), batch_size)
         visited = plan.visits(self.model, tiles[0].settings)
         for line in plan.notices(self.model, tiles[0].settings) if plan.notices else []:
             LOG.info("%s", line)
         written: dict[str, list[str]] = {tile.cell.label: [] for tile in tiles}
-        scores: dict[str, Any] = {}
+        scores: dict[str, Any] = self.scores.get(tiles[0].cell.label, {})
         shown = tiles[0].cell.label if len(tiles) == 1 else f"{tiles[0].cell.label} ... {tiles[-1].cell.label}"
-        with Bar(shown or self.name, len(visited) * len(groups)) as bar:
+        steps = len(visited) + (plan.further(tiles[0].settings) if plan.further else 0)
+        with Bar(shown or self.name, steps * len(groups)) as bar:
             for positions in groups:
                 film = Film(self.model.codec) if self.gif and self.film is None else None
 
@@ -66,20 +76,43 @@ class Sheet:
 
                 some = [rows[k] for k in positions]
                 how = merged([tile.settings for tile, _ in some])
-                edit = plan.draw(self.model, Batch([s for _, s in some], [t.label for t, _ in some], how, on_step))
+                batch = Batch([s for _, s in some], [t.label for t, _ in some], how, on_step, bar.advance)
+                edit = plan.draw(self.model, batch)
                 self.film = self.film or film
                 self.frames = self.frames or edit.frames
                 self.calls += edit.calls
                 self.sheet = self.sheet or edit.sheet
                 scores = scores or edit.scores
-                for k, (tile, seed), picture in zip(positions, some, edit.pictures, strict=True):
+                made = []
+                for k, (tile, seed), picture, shown_as in zip(
+                    positions, some, edit.pictures, edit.shown or edit.pictures, strict=True
+                ):
                     path = self.album.path(seed, tile.cell.tag)
-                    write_png(path, picture, {**tile.recipe, "seed": seed, "index": k})
+                    write_png(path, picture, _recipe(tile, seed, k, self.marks))
                     written[tile.cell.label].append(str(path))
-                    self.tiles[tile.cell.label, seed] = picture
+                    made.append((path, picture))
+                    self.tiles[tile.cell.label, seed] = shown_as
+                self.strips = bool(edit.shown)
+                for kind, paths in (plan.after(made) if plan.after else {}).items():
+                    self.files.setdefault(kind, []).extend(paths)
                 self.timesteps = self.timesteps or edit.timesteps
         for label, paths in written.items():
             self.cells.append({"values": label, "images": paths, "steps": len(visited), **scores})
+
+    def _pick(self, tile: Tile, plan: Plan, seeds: list[int], batch_size: int) -> list[int]:
+        """Search among seeds; write all candidates on a sheet of their own."""
+        from diffkit.pictures import write_png
+
+        assert plan.pick is not None
+        found = plan.pick(self.model, tile.settings, seeds, batch_size)
+        path = self.album.folder / f"{self.name}-candidates{tile.cell.tag and '-' + tile.cell.tag}.png"
+        write_png(path, found.sheet, {**tile.recipe, "sheet": "candidates"})
+        self.files.setdefault("candidates", []).append(str(path))
+        self.calls += found.calls
+        self.scores[tile.cell.label], self.marks = found.scores, found.marks
+        for key in found.silent:
+            tile.recipe["arguments"].pop(key, None)
+        return found.seeds
 
     def close(
         self, seeds: list[int], recipe: dict[str, Any], loaded: float, began: float
@@ -95,7 +128,8 @@ class Sheet:
         sheet, animation = self._sheet(seeds, recipe), self._animation()
         scores = {k: v for k, v in self.cells[0].items() if k not in ("values", "images", "steps")}
         payload = {
-            "images": self.images, "grid": sheet, "gif": animation, "model": plain_name(self.model), "seeds": seeds,
+            "images": self.images, "grid": sheet, "gif": animation, **self.files, "model": plain_name(self.model),
+            "seeds": next(iter(self.seeds.values())),
             "steps": self.cells[0]["steps"], "timesteps": self.timesteps, "unet_calls": self.calls,
             "sweep": self.cells if len(self.cells) > 1 else None,
             "psnr": scores.pop("psnr", None), "scores": scores or None,
@@ -104,6 +138,7 @@ class Sheet:
         took = payload["seconds"]["denoise"]
         lines = [f"{len(self.images)} picture{'s' * (len(self.images) > 1)}, {self.calls} UNet calls, {took:.1f} s"]
         lines += [f"{name:<9}{value}" for name, value in (("grid", sheet), ("gif", animation)) if value]
+        lines += [f"{kind:<10} {path}" for kind, paths in self.files.items() for path in paths]
         lines += [f"{cell['values'] + ': ' if cell['values'] else ''}{cell['steps']} steps" for cell in self.cells]
         lines += [f"picture  {path}" for path in self.images[:10]]
         return {key: value for key, value in payload.items() if value is not None}, lines
@@ -115,13 +150,17 @@ class Sheet:
         if len(self.cells) == 1 and self.sheet:
             labels, shown = [name for name, _ in self.sheet], [picture for _, picture in self.sheet]
             columns = len(shown)
-        elif len(self.tiles) < 2:
+        elif len(self.tiles) < 2 and not self.strips:
             return None
+        elif len(self.cells) == 1 and self.strips:
+            (label, mine), first = next(iter(self.seeds.items())), next(iter(self.tiles.values()))
+            labels, shown = [f"seed {seed}" for seed in mine], [self.tiles[label, seed] for seed in mine]
+            columns = max(1, round((len(shown) * first.height / first.width) ** 0.5))
         else:
             columns = self.table.columns if len(self.cells) > 1 else None
             width = self.table.columns
             rows = [self.table.combinations[k : k + width] for k in range(0, len(self.table.combinations), width)]
-            order = [(cell.label, seed) for row in rows for seed in seeds for cell in row]
+            order = [(c.label, self.seeds[c.label][k]) for row in rows for k in range(len(seeds)) for c in row]
             labels, shown = [label for label, _ in order], [self.tiles[key] for key in order]
         path = self.album.folder / f"{self.name}-grid.png"
         write_png(path, grid(shown, columns, labels=labels, min_cell=160), recipe)
@@ -137,3 +176,11 @@ class Sheet:
         path = self.album.file.with_suffix(".gif") if self.album.file else self.album.folder / f"{self.name}.gif"
         write_gif(path, frames, milliseconds=120 if self.frames else 60, hold=120 if self.frames else 1500)
         return str(path)
+
+
+def _recipe(tile: Tile, seed: int, index: int, marks: dict[int, Any] | None) -> dict[str, Any]:
+    """The recipe of one picture; of one that a search has found, as if its seed alone had been asked for."""
+    if marks is None:
+        return {**tile.recipe, "seed": seed, "index": index}
+    alone = {**tile.recipe["arguments"], "seed": seed, "num": 1}
+    return {**tile.recipe, "arguments": alone, "seed": seed, "index": 0, "score": marks.get(seed)}

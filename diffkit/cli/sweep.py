@@ -89,7 +89,9 @@ def parse(sweeps: list[str] | None, signature: inspect.Signature) -> Table:
         name, kind = known[flag]
         # A prompt may hold commas: a bar separates those.
         values = [v.strip() for v in rest.split("|" if "|" in rest else ",")]
-        axes.append([(name, f"{flag}={v}", convert(v, kind, f"--sweep {text!r}")) for v in values])
+        many = _repeats(kind)
+        found = [convert(v, kind, f"--sweep {text!r}") for v in values]
+        axes.append([(name, f"{flag}={v}", [one] if many else one) for v, one in zip(values, found, strict=True)])
     if len({axis[0][0] for axis in axes}) < len(axes):
         raise UsageError(f"--sweep {sweeps[0]!r} and {sweeps[1]!r} are of the same option")
     combinations = [
@@ -112,6 +114,12 @@ def _options(signature: inspect.Signature) -> dict[str, tuple[str, Any]]:
         if flags and kind in (int, float, str):
             found[flags[0].removeprefix("--").partition("/")[0]] = (name, parameter.annotation)
     return found
+
+
+def _repeats(annotation: Any) -> bool:
+    """Whether an option may be given several times: each value of a sweep is then all there is."""
+    kind = typing.get_args(annotation)[0] if typing.get_origin(annotation) is typing.Annotated else annotation
+    return any(typing.get_origin(a) is list for a in (kind, *typing.get_args(kind)))
 
 
 def plain(annotation: Any) -> Any:

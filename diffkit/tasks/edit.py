@@ -36,6 +36,7 @@ class Edit:
         sheet: Labelled pictures to be shown side by side, in place of a plain grid.
         scores: Numbers for `--json`.
         frames: An animation of its own, in place of that of the denoising.
+        shown: What stands on the sheet in place of each picture: an illusion in all its views.
     """
 
     pictures: list[Image.Image]
@@ -44,6 +45,7 @@ class Edit:
     sheet: list[tuple[str, Image.Image]] = field(default_factory=list)
     scores: dict[str, Any] = field(default_factory=dict)
     frames: list[Image.Image] = field(default_factory=list)
+    shown: list[Image.Image] = field(default_factory=list)
 
 
 def picture_shape(model: Any) -> tuple[int, int, int]:

@@ -1,35 +1,16 @@
-"""What makes the same arithmetic faster, by device: the allocator, the memory format, the precision.
-
-Measured on two cores: keeping glibc's heap instead of returning every activation to the system cuts the page faults
-of a step from 40,000 to 2,500 and gives 15 % on the course's net; see `benchmarks/`.
-"""
+"""What makes the same training arithmetic faster, by device: the memory format, the precision, compilation."""
 
 from __future__ import annotations
 
-import ctypes
 import os
-import platform
 from typing import Any
 
 import torch
 from torch import nn
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+from diffkit.models.devices import keep_memory
 
-
-def keep_memory() -> bool:
-    """Tell glibc to keep freed memory; returns whether it did. Silent where there is no glibc, and when told off.
-
-    `DIFFKIT_MALLOC=system` leaves the allocator as it is.
-    """
-    if platform.system() != "Linux" or os.environ.get("DIFFKIT_MALLOC") == "system":
-        return False
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return False
-    wanted = {_M_MMAP_THRESHOLD: 1 << 30, _M_TRIM_THRESHOLD: (1 << 31) - 1, _M_TOP_PAD: 256 << 20}
-    return all(mallopt(option, value) == 1 for option, value in wanted.items())
+__all__ = ["keep_memory", "mixed_precision", "prepare_network", "several_cpu_processes"]
 
 
 def several_cpu_processes() -> bool:

@@ -1,0 +1,253 @@
+"""What `anagram` and `hybrid` share: their options, and the plan of an illusion.
+
+No command of its own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from diffkit.cli.plan import Batch, Picked, Plan
+from diffkit.cli.replay import VIEW_FILE
+from diffkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from diffkit.tasks.illusion import Illusion
+    from diffkit.tasks.ladder import Ladder
+
+HUB = "DeepFloyd/IF-I-M-v1.0"
+# Of the shared options these are one per picture; here each picture has several.
+WITHOUT = ("prompt", "label")
+
+Prompts = Annotated[
+    list[str] | None, typer.Option("--prompt", "-p", help="What to show, in words; once per view or part, in order.")
+]
+Classes = Annotated[
+    list[str] | None,
+    typer.Option("--class", "-c", help="Of models with classes: a name or number; once per view or part, in order."),
+]
+Views = Annotated[
+    list[str] | None, typer.Option("--view", help="How a prompt is seen; may be repeated. `diffkit views` lists them.")
+]
+Style = Annotated[str | None, typer.Option("--style", help='Put before every prompt: "an oil painting of".')]
+Latent = Annotated[
+    Literal["auto", "direct", "decode"],
+    typer.Option("--latent", help="Latent models: views act on latents, on the decoded picture, or as fits them."),
+]
+BestOf = Annotated[
+    int | None, typer.Option("--best-of", min=1, help="Try so many seeds, score each, and keep the best -n.")
+]
+Scorer = Annotated[
+    str | None,
+    typer.Option("--scorer", help="What scores: clip, clip:ID_OR_FOLDER, or classifier:FILE for models with classes."),
+]
+Second = Annotated[
+    str | None, typer.Option("--model-2", "--stage2", help="Stage II of DeepFloyd IF: an id, a folder, or none.")
+]
+Third = Annotated[
+    str | None, typer.Option("--model-3", "--stage3", help="Stage III, the x4 upscaler: an id, a folder, or none.")
+]
+Size = Annotated[
+    int | None,
+    typer.Option("--size", help="64 (stage I alone), 256 (one stage more) or 1024 (two)."),
+]
+Animate = Annotated[
+    Literal["gif", "mp4"] | None, typer.Option("--animate", help="Write an animation of each picture, too.")
+]
+
+
+def said(
+    pairs: tuple[tuple[str | None, str | None], tuple[str | None, str | None]],
+    prompts: list[str] | None,
+    classes: list[str] | None,
+) -> tuple[list[str | None], bool]:
+    """Return the words of all prompts in order, and whether they are classes.
+
+    Args:
+        pairs: (--p1, --p2) and (--c1, --c2); None stands for a missing one beside the other.
+        prompts: Of --prompt, after those.
+        classes: Of --class, after those.
+
+    Raises:
+        UsageError: Prompts and classes at once.
+    """
+    found = []
+    for first, more in zip(pairs, (prompts, classes), strict=True):
+        own: list[str | None] = [] if first == (None, None) else list(first)
+        found.append([*own, *(more or [])])
+    if any(found[0]) and any(found[1]):
+        raise UsageError("prompts and classes at once: a model takes the one or the other", "Leave one of them out.")
+    return (found[1], True) if found[1] else (found[0], False)
+
+
+def plan(
+    illusion: Illusion,
+    *,
+    classes: bool,
+    best_of: int | None,
+    scorer: str | None,
+    model_2: str | None,
+    model_3: str | None,
+    size: int | None,
+    animate: str | None,
+    inputs: dict[str, Path | None] | None = None,
+) -> Plan:
+    """Return the plan of an illusion.
+
+    Args:
+        illusion: What to draw.
+        classes: Its prompts are classes.
+        best_of: Seeds to try.
+        scorer: What scores them.
+        model_2: Stage II.
+        model_3: Stage III.
+        size: 64, 256 or 1024.
+        animate: gif or mp4.
+        inputs: Files that went in.
+
+    Raises:
+        UsageError: Options that do not go together.
+    """
+    from diffkit.tasks import illusion as task
+    from diffkit.tasks.exhibit import write_moving
+    from diffkit.tasks.fitting import about_latents, space_of
+
+    if size not in (None, 64, 256, 1024):
+        raise UsageError(f"--size {size}: choose 64, 256 or 1024", "It says how many stages are used.")
+    if scorer is not None and best_of is None:
+        raise UsageError(f"--scorer {scorer}: there is nothing to choose from", "Give --best-of N.")
+    job = _Job(illusion, classes, best_of, scorer, (size, model_2, model_3), animate)
+
+    def say(model: Any, settings: Any) -> list[str]:
+        return about_latents(illusion, space_of(model))
+
+    moves = animate is not None
+    own: Any = [view for view in illusion.views if hasattr(view, "digest")]
+    files = {f"{VIEW_FILE}{view.path}": Path(view.path) for view in own}
+    return Plan(
+        job.draw, task.visits, {**(inputs or {}), **files}, say, words=[] if classes else illusion.labels(),
+        about={"illusion": illusion.describe()}, before=job.before, pick=job.pick if best_of else None,
+        further=job.further, later=job.later,
+        after=(lambda made: write_moving(illusion, str(animate), made)) if moves else None,
+    )  # fmt: skip
+
+
+class _Job:
+    """One illusion on its way from options to pictures."""
+
+    def __init__(
+        self, illusion: Illusion, classes: bool, best_of: int | None, scorer: str | None,
+        sizes: tuple[int | None, str | None, str | None], animate: str | None,
+    ) -> None:  # fmt: skip
+        self.illusion, self.classes, self.best_of, self.scorer = illusion, classes, best_of, scorer
+        self.sizes, self.animate = sizes, animate
+        self.ladder: Ladder | None = None
+        self.given: dict[str, Any] = {}
+
+    def before(self, source: str, given: dict[str, Any]) -> None:
+        """Refuse what the models cannot do, before any weights are read."""
+        from diffkit.models.hub import open_repo
+        from diffkit.tasks.fitting import check_fit, space_in
+        from diffkit.tasks.ladder import Ladder, stages_for
+
+        space = space_in(open_repo(source, revision=given["revision"]))
+        if self.classes == space.text and any(self.illusion.prompts):
+            wants, has = ("prompts", "classes") if space.text else ("classes", "prompts")
+            flags = "--p1 and --p2" if space.text else "--c1 and --c2"
+            raise UsageError(f"{source} takes {wants}, and {has} were given", f"Give {flags}, or another --model.")
+        check_fit(self.illusion, space)
+        if self.animate == "mp4":
+            from diffkit.tasks.animate import need_mp4
+
+            need_mp4()
+        two, three = stages_for(source, *self.sizes)
+        options = {key: given[key] for key in ("device", "dtype", "allow_pickle", "memory", "compile")}
+        self.ladder, self.given = Ladder(two, three, options), given
+        self.ladder.check(self.illusion, space)
+        if self.best_of is not None:
+            self._check_search(space.text, given["num"])
+
+    def _check_search(self, text: bool, num: int) -> None:
+        from diffkit.scores import parse_scorer
+
+        assert self.best_of is not None
+        if num > self.best_of:
+            raise UsageError(f"--best-of {self.best_of} cannot give -n {num} pictures", f"Use --best-of {num} or more.")
+        if self.scorer is None and not text:
+            raise UsageError(
+                "--best-of needs something that scores the classes of this model", "Give --scorer classifier:FILE."
+            )
+        self.scorer = self.scorer or "clip"
+        judge = parse_scorer(self.scorer)
+        if hasattr(judge, "labels"):
+            judge.labels(self.illusion.labels())
+
+    def draw(self, model: Any, batch: Batch) -> Any:
+        """Draw one batch through all stages."""
+        from diffkit.tasks import illusion as task
+        from diffkit.tasks.edit import Edit, pictures_of
+        from diffkit.tasks.exhibit import strips
+        from diffkit.tasks.generate import takes_prompts
+
+        assert self.ladder is not None
+        images = task.draw(model, self.illusion, batch.seeds, batch.settings, batch.on_step)
+        settings = task.usual(model, batch.settings)
+        images, more = self.ladder.climb(model, self.illusion, images, batch.seeds, settings, batch.advance)
+        if takes_prompts(model):
+            images = model.screen(images.to(model.device))[0].cpu()
+        visited = task.visits(model, batch.settings)
+        return Edit(pictures_of(images), visited, len(visited) + more, shown=strips(self.illusion, images))
+
+    def pick(self, model: Any, settings: Any, seeds: list[int], batch_size: int) -> Picked:
+        """Search for the best seeds."""
+        from diffkit.cli.progress import Bar
+        from diffkit.scores import parse_scorer
+        from diffkit.tasks.contact import contact_sheet
+        from diffkit.tasks.illusion import visits
+        from diffkit.tasks.search import search
+
+        assert self.best_of is not None
+        assert self.scorer is not None
+        judge = parse_scorer(self.scorer, device=model.device)
+        calls = self._search_calls(settings, len(visits(model, settings)), len(seeds), batch_size)
+        with Bar(f"best of {self.best_of}", calls) as bar:
+            found = search(
+                model, self.illusion, seeds, settings, judge, best_of=self.best_of, keep=len(seeds),
+                batch_size=batch_size, on_step=bar.advance,
+            )  # fmt: skip
+        told = {one.seed: one.describe() for one in found.best}
+        sheet = contact_sheet(found, self.illusion)
+        return Picked(found.seeds, found.describe(), sheet, calls, ("best_of", "scorer"), told)
+
+    def _search_calls(self, settings: Any, steps: int, keep: int, batch_size: int) -> int:
+        from diffkit.schedulers import MEMORYLESS, canonical
+        from diffkit.tasks.search import CUTS, network_calls, rounds
+
+        assert self.best_of is not None
+        name = canonical(settings.scheduler) if settings.scheduler else None
+        cuts = CUTS if name is None or name in MEMORYLESS else ()
+        return network_calls(rounds(self.best_of, keep, steps, cuts), batch_size)
+
+    def further(self, settings: Any) -> int:
+        """Steps of the further stages for each batch, about."""
+        from diffkit.tasks.illusion import STEPS
+
+        assert self.ladder is not None
+        return len(self.ladder.names()) * (settings.steps or STEPS)
+
+    def later(self, settings: Any, count: int, batch_size: int, steps: int) -> dict[str, Any]:
+        """What `--dry-run` adds: the further stages, and the search."""
+        from diffkit.tasks.generate import batches
+        from diffkit.tasks.ladder import planned_steps
+
+        assert self.ladder is not None
+        stages = planned_steps(self.ladder, settings)
+        groups = count if self.best_of else len(batches(count, batch_size))
+        calls = groups * sum(stage["steps"] for stage in stages)
+        if self.best_of:  # the winners are drawn again, one by one
+            calls += self._search_calls(settings, steps, count, batch_size)
+            calls += steps * (groups - len(batches(count, batch_size)))
+        return {"unet_calls": calls, **({"stages": stages} if stages else {})}

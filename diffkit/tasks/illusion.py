@@ -1,0 +1,306 @@
+"""Illusions: pictures that show one prompt in each view (anagrams) or in each part of a split (hybrids), or both.
+
+Holds what an illusion is and how a batch of it is drawn at a model's own size. Views and filters are in their own
+rooms, larger sizes in `stages.py`, the search for good seeds in `search.py`. Sources: Visual Anagrams,
+arXiv:2311.17919; Factorized Diffusion, arXiv:2404.11615.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from diffkit.constraints import component_of, keep_component, with_component
+from diffkit.errors import NumericalError, UsageError
+from diffkit.guidance import cfg, chunked, mix, multiview
+from diffkit.sampling import denoise, generators, pure_noise
+from diffkit.schedulers import default_sampler
+from diffkit.tasks.edit import OnStep
+from diffkit.tasks.fitting import check_fit, latent_way, name_of, reference_for, space_of, view_in
+from diffkit.tasks.generate import Settings, effective_guidance, numbers, prepare, takes_prompts
+from diffkit.tasks.latents import Instances, synced
+from diffkit.types import Cond, Denoiser, Filter, View
+
+STEPS = 30
+GUIDANCE = 10.0
+# Classes are told apart at once; more guidance makes both views fight where they could agree.
+CLASS_GUIDANCE = 4.0
+
+
+@dataclass(frozen=True)
+class Illusion:
+    """What a picture shows, and to whom.
+
+    Attributes:
+        prompts: One per view, or one per part of the split that is drawn; prompts or classes, as the model takes them.
+        views: How each prompt is seen; plainly when left out.
+        split: Parts that the prompts share the picture out by; none for an anagram.
+        weights: How much each view counts.
+        reduce: "mean" of the views' predictions, or "alternate".
+        style: Put before each prompt: "an oil painting of".
+        reference: (1, C, H, W) in [-1, 1], square, any size: a picture that one part of the split is taken from.
+        fixed: Which part that is; it has no prompt.
+        latent: Of latent models: "direct" applies views and filters to latents, "decode" to the decoded estimate,
+            "auto" chooses what is right for them.
+
+    Raises:
+        UsageError: Prompts, views, weights and parts that do not go together.
+    """
+
+    prompts: tuple[str, ...]
+    views: tuple[View, ...] = ()
+    split: Filter | None = None
+    weights: tuple[float, ...] | None = None
+    reduce: Literal["mean", "alternate"] = "mean"
+    style: str = ""
+    reference: Tensor | None = field(default=None, compare=False, repr=False)
+    fixed: int = 0
+    latent: Literal["auto", "direct", "decode"] = "auto"
+
+    def __post_init__(self) -> None:
+        if not self.prompts:
+            raise UsageError("an illusion of no prompts", "Give --p1 and --p2.")
+        if not self.views:
+            from diffkit.views import parse_view
+
+            object.__setattr__(self, "views", (parse_view("identity"),) * len(self.prompts))
+        if len(self.views) != len(self.prompts):
+            raise UsageError(
+                f"{len(self.prompts)} prompts for {len(self.views)} views", "Give one prompt per view, in their order."
+            )
+        if self.latent not in ("auto", "direct", "decode"):
+            raise UsageError(f"--latent {self.latent!r} is not one of auto, direct, decode")
+        if self.split is None:
+            if self.reference is not None:
+                raise UsageError("a reference fixes one part of a split, and there is none", "Give --split.")
+            multiview(
+                _nothing, [Cond()] * len(self.views), self.views, self.reduce, timesteps=[0], weights=self.weights
+            )
+            return
+        if self.weights is not None or self.reduce != "mean":
+            raise UsageError("the parts of a split add up: they have no weights and do not take turns", "Leave it out.")
+        known = None if self.reference is None else _nothing
+        mix(_nothing, [Cond()] * len(self.prompts), self.split, known=known, fixed=self.fixed)
+
+    def labels(self) -> list[str]:
+        """Return the prompts as the model gets them: behind the style."""
+        return [f"{self.style} {prompt}".strip() for prompt in self.prompts]
+
+    def parts(self) -> list[int]:
+        """Return which part of the split each prompt draws; its own number without a split."""
+        if self.split is None or self.reference is None:
+            return list(range(len(self.prompts)))
+        return [k for k in range(self.split.parts) if k != self.fixed]
+
+    def describe(self) -> dict[str, Any]:
+        """Return what goes into a picture's metadata: every view by its full name, the random ones with their seed."""
+        told = {
+            "prompts": self.labels(), "views": [name_of(view) for view in self.views],
+            "split": None if self.split is None else name_of(self.split), "style": self.style or None,
+            "weights": self.weights and list(self.weights), "reduce": None if self.split else self.reduce,
+            "fixed": None if self.reference is None else self.fixed,
+        }  # fmt: skip
+        return {key: value for key, value in told.items() if value is not None}
+
+
+def _nothing(*_: Any, **__: Any) -> Any:
+    raise AssertionError("only the arguments are checked")
+
+
+def seen(illusion: Illusion, images: Tensor) -> list[Tensor]:
+    """Return finished pictures as each prompt's judge sees them.
+
+    A view is applied. Of a split, part k is seen together with the coarser ones before it: a low pass alone from afar,
+    high frequencies only with the rest of the picture; grey alone without colours, colour as the picture itself.
+
+    Args:
+        illusion: What they show.
+        images: (B, C, H, W) in [-1, 1], square, any size.
+
+    Returns:
+        One (B, C, H, W) per prompt.
+    """
+    split = illusion.split
+    if split is None:
+        return [view.apply(images) for view in illusion.views]
+    found = []
+    for part, view in zip(illusion.parts(), illusion.views, strict=True):
+        whole = images
+        if part < split.parts - 1 and name_of(split).partition(":")[0] != "scale":  # that shares out the contrast
+            whole = sum((split.part(images, k) for k in range(part + 1)), torch.zeros_like(images))
+        found.append(view.apply(whole))
+    return found
+
+
+def usual(model: Any, settings: Settings) -> Settings:
+    """Fill in what was not asked for: 30 steps, guidance 10 (less for classes), the papers' DDPM where it was learned.
+
+    Args:
+        model: A loaded model, or its preview.
+        settings: What was asked for.
+    """
+    levels = int(model.scheduler.config.num_train_timesteps)
+    changes: dict[str, Any] = {}
+    if settings.steps is None and settings.timesteps is None:
+        changes["steps"] = min(STEPS, levels)
+    learned = str(model.scheduler.config.get("variance_type", "")).startswith("learned")
+    if settings.scheduler is None and not settings.eta:
+        changes["scheduler"] = "ddpm" if learned else default_sampler(model.scheduler)
+    return replace(settings, **changes)
+
+
+def visits(model: Any, settings: Settings) -> list[float]:
+    """Return the timesteps of one batch, one per network call."""
+    return numbers(prepare(model.scheduler, usual(model, settings)).timesteps)
+
+
+def working(model: Any, illusion: Illusion) -> Any:
+    """Return the model that draws an illusion: itself, or for latents that are seen as pictures one of several samples.
+
+    `draw` does this by itself; a loop of one's own (`search`) starts from here.
+
+    Raises:
+        UsageError: The illusion cannot be drawn by this model.
+    """
+    if getattr(model, "instances", 0):
+        return model
+    space = space_of(model)
+    check_fit(illusion, space)
+    if latent_way(illusion, space) != "decode":
+        return model
+    reference = None if illusion.reference is None else reference_for(model, illusion)
+    return Instances(model, illusion.views, lambda pictures, place: _gathered(illusion, pictures, place, reference))
+
+
+def illusion_net(
+    model: Any,
+    illusion: Illusion,
+    settings: Settings,
+    batch: int,
+    timesteps: Sequence[float] | Tensor | None = None,
+    scheduler: Any = None,
+) -> tuple[Denoiser, Cond]:
+    """Return the denoiser of an illusion, and the condition to call it with.
+
+    One network call is made for all views, both halves of the guidance and all pictures.
+
+    Args:
+        model: What `working` returned.
+        illusion: What to draw.
+        settings: How.
+        batch: Pictures.
+        timesteps: The grid, for views that take turns; that of the scheduler when left out.
+        scheduler: Its grid set; made from the settings when left out.
+
+    Raises:
+        UsageError: A prompt, class or guidance that the model does not take.
+    """
+    settings = usual(model, settings)
+    scheduler = scheduler or prepare(model.scheduler, settings)
+    grid = scheduler.timesteps if timesteps is None else timesteps
+    net, conds = _guided(model, illusion, settings)
+    if getattr(model, "instances", 0):
+        return synced(net, conds, model, scheduler, grid), Cond()
+    space = space_of(model)
+    views = [view_in(view, space) for view in illusion.views]
+    if illusion.split is None:
+        return multiview(net, conds, views, illusion.reduce, timesteps=grid, weights=illusion.weights), Cond()
+    known = None
+    if illusion.reference is not None:
+        known = component_of(model.codec.encode(reference_for(model, illusion)), scheduler)
+    plain = all(name_of(view) == "identity" for view in illusion.views)
+    return mix(net, conds, illusion.split, views=None if plain else views, known=known, fixed=illusion.fixed), Cond()
+
+
+def _guided(model: Any, illusion: Illusion, settings: Settings) -> tuple[Denoiser, list[Cond]]:
+    """The network with its guidance, and one condition per prompt."""
+    limits = [n for n in (settings.max_batch, getattr(getattr(model, "memory", None), "max_batch", None)) if n]
+    net = chunked(model, min(limits) if limits else None)
+    labels = illusion.labels()
+    null = not any(labels)
+    if settings.guidance is None and not null:
+        classes = 0 if takes_prompts(model) else model.num_classes and model.meta.null_class
+        guidance = GUIDANCE if takes_prompts(model) else CLASS_GUIDANCE if classes else None
+        settings = replace(settings, guidance=guidance)
+    scale = effective_guidance(model, settings, null)
+    count, text = len(labels), takes_prompts(model)
+    if not text and illusion.style:
+        raise UsageError(f"--style {illusion.style!r}: this model knows no prompts", "Leave it out.")
+    # Together: the text encoder comes once.
+    every = model.encode([*labels, settings.negative or ""] if text else labels)
+    conds = [every.rows(k, k + 1) for k in range(count)]
+    if scale == 1.0:
+        return net, conds
+    uncond = every.rows(count, count + 1) if text else model.uncond(1)
+    return cfg(net, uncond, scale, levels=model.scheduler.config.num_train_timesteps), conds
+
+
+def _gathered(illusion: Illusion, pictures: list[Tensor], place: int | None, reference: Tensor | None) -> Tensor:
+    """One picture from those that the views were decoded to, turned back already.
+
+    With `place`, the step's number, views may take turns; without, all are heard.
+    """
+    if illusion.split is not None:
+        pairs = zip(illusion.parts(), pictures, strict=True)
+        total = sum((illusion.split.part(one, k) for k, one in pairs), torch.zeros_like(pictures[0]))
+        return total if reference is None else total + illusion.split.part(reference.to(total), illusion.fixed)
+    if illusion.reduce == "alternate" and place is not None:
+        return pictures[place % len(pictures)]
+    weights = illusion.weights or (1.0,) * len(pictures)
+    total = sum((w * one for w, one in zip(weights, pictures, strict=True)), torch.zeros_like(pictures[0]))
+    return total / sum(weights)
+
+
+def draw(
+    model: Any,
+    illusion: Illusion,
+    seeds: Sequence[int],
+    settings: Settings | None = None,
+    on_step: OnStep | None = None,
+    extra: Cond | None = None,
+) -> Tensor:
+    """Draw one batch of an illusion at the model's own size.
+
+    Args:
+        model: A loaded model.
+        illusion: What to draw.
+        seeds: One per picture.
+        settings: How; see `usual` for what is left out.
+        on_step: Called after each step.
+        extra: Joined to every prompt's condition: the picture that stage II enlarges, which turns with the views.
+
+    Returns:
+        Pictures (B, C, H, W) fp32 on the CPU, about [-1, 1]; no safety checker has judged them.
+
+    Raises:
+        UsageError: What the model cannot do.
+        NumericalError: The result is not finite.
+    """
+    model = working(model, illusion)
+    settings, random = usual(model, settings or Settings()), generators(seeds)
+    scheduler = prepare(model.scheduler, settings)
+    net, cond = illusion_net(model, illusion, settings, len(seeds), scheduler.timesteps, scheduler)
+    if extra is not None:
+        cond = cond.join(extra)
+    x, hold, several = pure_noise(scheduler, model.noise(random)), None, getattr(model, "instances", 0)
+    reference = None if illusion.reference is None else reference_for(model, illusion)
+    if reference is not None and illusion.split is not None and not several:
+        hold = keep_component(model.codec.encode(reference), illusion.split, illusion.fixed)
+    for step in denoise(
+        net, x, scheduler, cond, constrain=hold, generators=random, eta=settings.eta,
+        stop_noise_after=settings.stop_noise_after,
+    ):  # fmt: skip
+        x = step.x
+        if on_step is not None:
+            on_step(replace(step, x=x.chunk(several, dim=1)[0], x0=None) if several else step, range(len(seeds)))
+    with torch.no_grad():
+        images = model.codec.decode(x).float()
+    if not torch.isfinite(images).all():
+        raise NumericalError("the pictures are not finite numbers", "Try --dtype fp32, or another --scheduler.")
+    if reference is not None and illusion.split is not None and images.shape != x.shape:
+        images = with_component(images, reference, illusion.split, illusion.fixed)  # the codec has changed it
+    return images.cpu()

@@ -1,0 +1,134 @@
+"""Draw the README's pictures with the model that ships inside the package: `make gallery`.
+
+Every picture is made by a command that the README shows, in a fresh process, offline; here they are only enlarged and
+laid side by side. Seeds were chosen for looks; how often the tricks work is measured by `benchmarks/glyph_tricks.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from diffkit.pictures import grid, write_png
+
+HERE = Path(__file__).resolve().parent / "gallery"
+SIDE = 128  # pixels at which a small picture is shown
+
+ANAGRAMS = [("the letter M", "the letter W"), ("a handwritten six", "a handwritten nine"),
+            ("the letter A", "the letter V"), ("a handwritten seven", "the letter L")]  # fmt: skip
+HYBRIDS = [("a red heart", "the letter A"), ("a blue square", "the letter R"), ("a green disc", "a handwritten eight")]
+
+
+def diffkit(*arguments: Any) -> dict[str, Any]:
+    """Run a command and return what `--json` says."""
+    command = [sys.executable, "-m", "diffkit", *map(str, arguments), "--json", "--quiet", "--offline"]
+    print("diffkit", *(f"'{a}'" if " " in str(a) else a for a in arguments))
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
+def shown(path: str | Path) -> Image.Image:
+    """A picture, enlarged pixel by pixel."""
+    with Image.open(path) as image:
+        whole = image.convert("RGB")
+    factor = max(1, SIDE // max(whole.size))
+    return whole.resize((whole.width * factor, whole.height * factor), Image.Resampling.NEAREST)
+
+
+def keep(source: str | Path, name: str) -> None:
+    """Copy a file that a command wrote."""
+    (HERE / name).write_bytes(Path(source).read_bytes())
+
+
+def main() -> None:
+    HERE.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for draw in (samples, sdedit, inpaint, anagrams, hybrids, film):
+            draw(Path(folder) / draw.__name__)
+    print(f"pictures: {HERE}")
+
+
+def samples(out: Path) -> None:
+    """Prompts by guidance, one labelled sheet."""
+    prompts = (
+        "a handwritten three|the letter R|a red heart|a green tree|the blue letter K|the letter A on an orange star"
+    )
+    told = diffkit("sample", "tiny", "--sweep", "guidance=1,2,4,8", "--sweep", f"prompt={prompts}", "--seed", 3,
+                   "--steps", 30, "-o", out)  # fmt: skip
+    keep(told["grid"], "samples.png")
+
+
+def sdedit(out: Path) -> None:
+    """The sketch by strength."""
+    told = diffkit("sdedit", "-m", "tiny", "--prompt", "a green tree", "--sweep", "strength=0.2,0.4,0.6,0.8,0.95",
+                   "-o", out)  # fmt: skip
+    keep(told["grid"], "sdedit.png")
+
+
+def inpaint(out: Path) -> None:
+    """The right half of a digit, with its prompt and with another."""
+    out.mkdir(parents=True)
+    prompt = "a handwritten three"
+    whole = diffkit("sample", "tiny", "-p", prompt, "--guidance", 4, "--seed", 3, "-o", out / "three.png")["images"][0]
+    mask = Image.new("L", (32, 32), 0)
+    mask.paste(255, (16, 0, 32, 32))
+    mask.save(out / "mask.png")
+    tiles = [("the picture", shown(whole)), ("the mask", shown(out / "mask.png"))]
+    for k, other in enumerate((prompt, "a handwritten eight", "a handwritten five")):
+        told = diffkit("inpaint", whole, out / "mask.png", "-m", "tiny", "--prompt", other, "--resample", 4,
+                       "--seed", 1, "-o", out / f"{k}.png")  # fmt: skip
+        tiles.append((other, shown(told["images"][0])))
+    write_png(
+        HERE / "inpaint.png", grid([tile for _, tile in tiles], len(tiles), labels=[name for name, _ in tiles]), {}
+    )
+
+
+def anagrams(out: Path) -> None:
+    """Pairs by half a turn; the first one turning."""
+    tiles = []
+    for k, (one, other) in enumerate(ANAGRAMS):
+        told = diffkit("anagram", "--p1", one, "--p2", other, "--view", "rotate_180", "-m", "tiny", "-o", out / str(k),
+                       *(["--animate", "gif"] if k == 0 else []))  # fmt: skip
+        upright = shown(told["images"][0])
+        tiles += [(one, upright), (f"{other} (turned)", upright.rotate(180))]
+        if k == 0:
+            (moving,) = sorted((out / "0").glob("*.gif"))
+            keep(moving, "anagram.gif")
+    write_png(HERE / "anagrams.png", grid([tile for _, tile in tiles], 4, labels=[name for name, _ in tiles]), {})
+
+
+def hybrids(out: Path) -> None:
+    """From near, and from afar."""
+    tiles = []
+    for k, (far, near) in enumerate(HYBRIDS):
+        told = diffkit("hybrid", "--p1", far, "--p2", near, "-m", "tiny", "-o", out / str(k))
+        close = shown(told["images"][0])
+        small = close.resize((12, 12), Image.Resampling.BOX).resize(close.size, Image.Resampling.BICUBIC)
+        tiles += [(near, close), (f"{far} (from afar)", small)]
+    write_png(HERE / "hybrids.png", grid([tile for _, tile in tiles], 6, labels=[name for name, _ in tiles]), {})
+
+
+def film(out: Path) -> None:
+    """The denoising of six pictures."""
+    words = [
+        "a red heart",
+        "the letter B",
+        "a handwritten five",
+        "a blue house",
+        "the green letter S",
+        "an orange star",
+    ]
+    told = diffkit("sample", "tiny", *(part for word in words for part in ("-p", word)), "--guidance", 4, "--seed", 3,
+                   "--gif", "-o", out)  # fmt: skip
+    keep(told["gif"], "denoising.gif")
+
+
+if __name__ == "__main__":
+    main()

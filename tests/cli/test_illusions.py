@@ -1,0 +1,277 @@
+"""`anagram` and `hybrid`: files, JSON, sheets, search, stages, replay, and what they refuse before any weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from PIL import Image
+
+from diffkit.pictures import read_recipe
+from tests.cli.test_sample import make_run, pixels
+from tests.models.conftest import make_if, make_sd, sd_parts, text_unet, write_index
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("classes") / "m", size=8)
+
+
+@pytest.fixture(scope="module")
+def floyd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("if") / "m"
+    make_if(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIFFKIT_CACHE", str(tmp_path / "kit"))
+    monkeypatch.chdir(tmp_path)
+
+
+def told(ran: Any) -> dict[str, Any]:
+    assert ran.code == 0, ran.stderr
+    return json.loads(ran.stdout)
+
+
+def identical(run_cli, path: str) -> bool:
+    return bool(told(run_cli("replay", path, "--json"))["identical"])
+
+
+def test_an_anagram_of_classes(run_cli, classes: Path) -> None:
+    common = ("anagram", "-m", classes, "--c1", "one", "--c2", "zero", "--view", "jigsaw:2", "--steps", 4, "--json")
+    done = told(run_cli(*common, "-n", 3, "--seed", 5, "--gif", "--animate", "gif", "-o", "out"))
+    assert [Path(p).name for p in done["images"]] == ["anagram-5.png", "anagram-6.png", "anagram-7.png"]
+    assert (done["seeds"], done["steps"], done["unet_calls"]) == ([5, 6, 7], 4, 4)
+    assert done["timesteps"] == [19, 14, 9, 4]
+    assert [Path(p).name for p in done["animations"]] == [f"anagram-{k}-views.gif" for k in (5, 6, 7)]
+    for path in (done["grid"], done["gif"], *done["animations"]):
+        assert Path(path).is_file()
+    assert {"load", "denoise", "total"} <= set(done["seconds"])
+    recipe = read_recipe(done["images"][1])
+    assert recipe["illusion"] == {"prompts": ["one", "zero"], "views": ["identity", "jigsaw:2,0"], "reduce": "mean"}
+    assert (recipe["command"], recipe["seed"], recipe["index"]) == ("anagram", 6, 1)
+    for path in (done["images"][2], done["grid"]):
+        assert identical(run_cli, path)
+    alone = told(run_cli(*common, "--seed", 6, "-o", "one.png"))
+    assert np.abs(pixels(alone["images"][0]) - pixels(done["images"][1])).max() <= 1
+    assert Path(alone["grid"]).is_file()  # all views of the one picture
+    planned = told(run_cli(*common, "-n", 3, "--dry-run"))
+    assert (planned["unet_calls"], planned["timesteps"]) == (4, [19, 14, 9, 4])
+
+
+def test_steps_default_to_all_of_a_short_schedule(run_cli, classes: Path) -> None:
+    assert told(run_cli("anagram", "-m", classes, "--c1", "0", "--c2", "1", "--json", "--dry-run"))["steps"] == 20
+
+
+def test_any_number_of_pairs_weights_and_turns(run_cli, classes: Path) -> None:
+    pairs = ["--class", "one", "--view", "identity", "--class", "zero", "--view", "rotate_cw", "--class", "two, three",
+             "--view", "negate"]  # fmt: skip
+    common = ("anagram", "-m", classes, *pairs, "--steps", 2, "--json", "-o", "out")
+    plain = told(run_cli(*common))
+    weighed = told(run_cli(*common, "--weight", 1, "--weight", 2.5, "--weight", 0))
+    weights = read_recipe(weighed["images"][0])["arguments"]["weights"]
+    assert weights == [1.0, 2.5, 0.0]
+    assert identical(run_cli, weighed["images"][0])
+    assert identical(run_cli, told(run_cli(*common, "--reduce", "alternate"))["images"][0])
+    assert read_recipe(plain["images"][0])["illusion"]["views"] == ["identity", "rotate_cw", "negate"]
+
+
+def test_hybrids_of_prompts(run_cli, floyd: Path) -> None:
+    common = ("hybrid", "-m", floyd, "--steps", 3, "--json", "-o", "out")
+    words = ("--p1", "a cat", "--p2", "a dog")
+    done = told(run_cli(*common, *words, "--style", "an oil painting of", "--negative-prompt", "two ducks", "-n", 2))
+    recipe = read_recipe(done["images"][1])
+    assert recipe["illusion"]["prompts"] == ["an oil painting of a cat", "an oil painting of a dog"]
+    assert recipe["illusion"]["split"].startswith("low_high:2")
+    assert identical(run_cli, done["images"][1])
+    assert done["model"]["family"] == "deepfloyd"
+    three = told(run_cli(*common, *words, "-p", "two ducks", "--split", "triple:1,3"))
+    assert identical(run_cli, three["grid"])
+    viewed = told(run_cli(*common, *words, "--view", "identity", "--view", "flip", "--animate", "gif"))
+    assert Path(viewed["animations"][0]).is_file()
+
+
+@pytest.mark.parametrize("fixed", [0, 1])
+def test_a_hybrid_out_of_a_photo(run_cli, floyd: Path, tmp_path: Path, fixed: int) -> None:
+    noise = np.random.default_rng(0).integers(60, 190, (20, 30, 3), dtype=np.uint8)
+    photo = tmp_path / "photo.png"
+    Image.fromarray(noise).save(photo)
+    free = "--p2" if fixed == 0 else "--p1"
+    common = ("hybrid", "-m", floyd, "--split", "grey_colour", "--reference", photo, "--fixed", fixed, "--json")
+    done = told(run_cli(*common, free, "a dog", "--steps", 3, "-n", 2, "-o", "out"))
+    recipe = read_recipe(done["images"][0])
+    assert (recipe["illusion"]["prompts"], recipe["illusion"]["fixed"]) == (["a dog"], fixed)
+    assert set(recipe["inputs"]) == {"reference"}
+    assert identical(run_cli, done["images"][0])
+    if fixed == 0:
+        grey = [pixels(path).mean(-1) for path in done["images"]]
+        inside = (pixels(done["images"][0]) % 255 != 0).all(-1) & (pixels(done["images"][1]) % 255 != 0).all(-1)
+        assert inside.sum() > 5
+        assert np.abs(grey[0] - grey[1])[inside].max() <= 1  # rounded to bytes
+    ran = run_cli(*common, "--p1", "a cat", "--p2", "a dog")
+    assert (ran.code, "--reference" in ran.stdout) == (2, True)
+    photo.unlink()
+    assert run_cli("replay", done["images"][0]).code == 3
+
+
+def test_sweeps_of_views_and_splits(run_cli, classes: Path) -> None:
+    words = ("-m", classes, "--c1", "one", "--c2", "zero", "--steps", 2, "--json", "-o", "out")
+    done = told(run_cli("anagram", *words, "--sweep", "view=flip,negate,jigsaw:2", "--sweep", "guidance=2,4"))
+    assert [cell["values"] for cell in done["sweep"]][:2] == ["view=flip guidance=2", "view=flip guidance=4"]
+    assert len(done["images"]) == 6
+    assert read_recipe(done["images"][4])["illusion"]["views"] == ["identity", "jigsaw:2,0"]
+    for path in (done["images"][3], done["grid"]):
+        assert identical(run_cli, path)
+    done = told(run_cli("hybrid", *words, "--sweep", "split=low_high:2|low_high:4|motion:7,0"))
+    assert identical(run_cli, done["images"][2])
+
+
+def test_a_view_of_one_s_own(run_cli, classes: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "mine.npy", np.arange(64).reshape(8, 8)[::-1])
+    common = ("anagram", "-m", classes, "--c1", "one", "--c2", "zero", "--steps", 3, "--json", "-o", "out")
+    mine = told(run_cli(*common, "--view", "permutation:mine.npy"))
+    assert identical(run_cli, mine["images"][0])
+    drawn = pixels(mine["images"][0])
+    assert (drawn == pixels(told(run_cli(*common, "--view", "flip"))["images"][0])).all()
+    told(run_cli(*common, "--view", "permutation:mine.npy"))
+    np.save(tmp_path / "mine.npy", np.arange(64).reshape(8, 8)[:, ::-1])
+    ran = run_cli("replay", mine["images"][0])
+    assert (ran.code, "has changed since" in ran.stderr) == (3, True)
+
+
+@pytest.fixture
+def judge(tmp_path: Path) -> Path:
+    from diffkit.classifier import SmallCNN, save_classifier
+
+    torch.manual_seed(0)
+    save_classifier(tmp_path / "judge.safetensors", SmallCNN(8, 3).eval(), ["zero", "one", "two, three"])
+    return tmp_path / "judge.safetensors"
+
+
+def test_the_best_of_many(run_cli, classes: Path, judge: Path) -> None:
+    common = ("anagram", "-m", classes, "--c1", "one", "--c2", "zero", "--steps", 4, "--json", "-o", "out")
+    search = ("--best-of", 6, "--scorer", f"classifier:{judge}", "-n", 2)
+    done = told(run_cli(*common, *search))
+    tried = {one["seed"]: one for one in done["scores"]["tried"]}
+    assert sorted(tried) == list(range(6))
+    assert done["seeds"] == done["scores"]["best"]
+    best = max(one["A"] for one in tried.values() if not one["dropped"])
+    assert tried[done["seeds"][0]]["A"] == best
+    assert [Path(path).name for path in done["candidates"]] == ["anagram-candidates.png"]
+    recipe = read_recipe(done["images"][0])
+    assert (recipe["arguments"]["seed"], recipe["score"]["A"]) == (done["seeds"][0], best)
+    assert not {"best_of", "scorer"} & set(recipe["arguments"])
+    for path in (done["images"][0], done["images"][1], done["grid"], done["candidates"][0]):
+        assert identical(run_cli, path)
+    plain = told(run_cli(*common, "--seed", done["seeds"][1]))
+    assert (pixels(plain["images"][0]) == pixels(done["images"][1])).all()
+    planned = told(run_cli(*common, *search, "--dry-run"))
+    assert planned["unet_calls"] == done["unet_calls"] == 2 + 2 + 2 * 4
+
+
+def test_latents_are_said_to_be_approximate(run_cli, tmp_path: Path) -> None:
+    make_sd(tmp_path / "sd")
+    common = ("-m", tmp_path / "sd", "--p1", "a cat", "--p2", "a dog", "--steps", 2, "--json", "-o", "out")
+    for flags, said in (
+        (["--view", "flip"], "act on latents"),
+        (["--view", "negate", "--gif"], "brought together through the VAE"),
+        (["--view", "flip", "--latent", "decode"], "brought together through the VAE"),
+    ):
+        ran = run_cli("anagram", *common, *flags)
+        done = told(ran)
+        assert f"approximate: {'views' if 'act' in said else 'every'}" in ran.stderr
+        assert said in ran.stderr
+        assert pixels(done["images"][0]).shape == (16, 16, 3)
+        assert identical(run_cli, done["images"][0])
+    ran = run_cli("anagram", *common, "--view", "negate", "--latent", "direct")
+    assert (ran.code, "no negative" in ran.stdout) == (2, True)
+
+
+def test_stage_two(run_cli, floyd: Path, tmp_path: Path) -> None:
+    make_if(tmp_path / "two", stage=2)
+    common = ("anagram", "-m", floyd, "--p1", "a cat", "--p2", "a dog", "--steps", 3, "--json", "-o", "out")
+    done = told(run_cli(*common, "--model-2", tmp_path / "two", "-n", 2))
+    assert (done["steps"], done["unet_calls"]) == (3, 6)
+    assert pixels(done["images"][0]).shape == (16, 16, 3)
+    assert identical(run_cli, done["images"][1])
+    planned = told(run_cli(*common, "--stage2", tmp_path / "two", "-n", 2, "--dry-run"))
+    assert (planned["unet_calls"], planned["stages"][0]["steps"]) == (6, 3)
+    small = told(run_cli(*common, "--model-2", "none"))
+    assert pixels(small["images"][0]).shape == (8, 8, 3)
+    for flags, said in (
+        (["--model-2", floyd], "not stage II"),
+        (["--model-3", tmp_path / "two"], "x4 upscaler"),
+        (["--size", "256"], "--size 256"),
+        (["--size", "100"], "choose 64"),
+        (["--model-2", "no/such"], "no/such"),
+    ):
+        ran = run_cli(*common, *flags)
+        assert ran.code in (2, 4)
+        assert said in ran.stdout
+
+
+def test_all_three_stages(run_cli, floyd: Path, classes: Path, tmp_path: Path) -> None:
+    make_if(tmp_path / "two", stage=2)
+    parts = sd_parts(tmp_path / "x4")
+    parts["unet"] = text_unet(in_channels=7, num_class_embeds=50)
+    parts["scheduler"] = DDIMScheduler(prediction_type="v_prediction", clip_sample=False)
+    parts["low_res_scheduler"] = DDPMScheduler(beta_schedule="scaled_linear")
+    write_index(tmp_path / "x4", "StableDiffusionUpscalePipeline", parts)
+    common = ("anagram", "-m", floyd, "--p1", "a cat", "--p2", "a dog", "--steps", 2, "--json", "-o", "out")
+    for view in ("flip", "negate"):
+        stages = ("--model-2", tmp_path / "two", "--model-3", tmp_path / "x4", "--view", view)
+        ran = run_cli(*common, *stages, "--size", 1024)
+        done = told(ran)
+        assert (done["steps"], done["unet_calls"]) == (2, 2 + 2 + 30)
+        assert pixels(done["images"][0]).shape == (32, 32, 3)  # the tiny VAE doubles where the real one has a factor 4
+        assert "approximate" in ran.stderr
+    planned = told(run_cli(*common, *stages, "--dry-run"))
+    assert (planned["unet_calls"], [stage["steps"] for stage in planned["stages"]]) == (34, [2, 30])
+    assert identical(run_cli, done["images"][0])
+    nine = make_run(tmp_path / "nine", size=9)
+    ran = run_cli("anagram", "-m", nine, "--c1", "one", "--c2", "zero", "--model-3", tmp_path / "x4")
+    assert (ran.code, "multiples of 8 px, not of 9" in ran.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "said"),
+    [
+        ("anagram", ["--p1", "a cat", "--p2", "a dog"], "takes classes"),
+        ("anagram", ["--c1", "one", "--c2", "zero", "--view", "patch_permute:3"], "patch_permute"),
+        ("anagram", ["--c1", "one", "--c2", "zero", "--view", "flop"], "Did you mean 'flip'"),
+        ("anagram", ["--c1", "one", "--p2", "a dog"], "prompts and classes"),
+        ("anagram", [], "no prompts"),
+        ("anagram", ["--c1", "one", "--c2", "zero", "--weight", "1"], "--weight"),
+        ("anagram", ["--c1", "one", "--c2", "zero", "--best-of", "3"], "--scorer classifier"),
+        ("anagram", ["--c1", "one", "--c2", "zero", "--best-of", "3", "-n", "4"], "--best-of 3"),
+        ("anagram", ["--c1", "one", "--c2", "zero", "--scorer", "clip"], "--best-of"),
+        ("anagram", ["--c1", "one", "--c2", "zero", "--style", "oil"], "--style"),
+        ("hybrid", ["--c1", "one"], "1 prompts for 2 parts"),
+        ("hybrid", ["--c1", "one", "--c2", "zero", "--split", "grey_colour"], "3 channels"),
+        ("hybrid", ["--c1", "one", "--c2", "zero", "--fixed", "1"], "--fixed 1"),
+        ("hybrid", ["--c2", "zero", "--reference", "none.png"], "none.png"),
+    ],
+)
+def test_what_is_refused_before_any_weights(
+    run_cli, classes: Path, tmp_path: Path, command: str, flags: list[str], said: str
+) -> None:
+    shutil.copytree(classes, tmp_path / "empty", ignore=shutil.ignore_patterns("*.safetensors"))
+    ran = run_cli(command, "-m", tmp_path / "empty", *flags)
+    assert ran.code in (2, 3), ran.stderr
+    assert said in ran.stderr
+    assert run_cli("anagram", "-m", tmp_path / "empty", "--c1", "one", "--c2", "zero").code == 4
+
+
+def test_the_model_left_out_is_the_papers(run_cli) -> None:
+    ran = run_cli("anagram", "--p1", "a cat", "--p2", "a dog", "--offline")
+    assert ran.code == 4
+    assert "DeepFloyd/IF-I-M-v1.0 is used" in ran.stderr
