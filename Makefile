@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.diffkit-setup
 DEMO := runs/demo
 
-.PHONY: help setup demo test test-slow check bench clean
+.PHONY: help setup demo test test-slow check bench gallery clean
 
 help:
 	@echo "make setup      the environment, in $(VENV)"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-slow  the long ones: kill and resume, several processes, real data"
 	@echo "make check      format, lint, types, tests: the gate"
 	@echo "make bench      timings, as JSON"
+	@echo "make gallery    the README's pictures, by the model inside the package"
 	@echo "make clean      what demo and the tools wrote; not the environment"
 
 setup: $(STAMP)
@@ -51,6 +52,9 @@ check: setup
 
 bench: setup
 	$(BIN)/python benchmarks/startup.py
+
+gallery: setup
+	$(BIN)/python docs/gallery.py
 
 clean:
 	rm -rf $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache

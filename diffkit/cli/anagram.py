@@ -53,6 +53,9 @@ def anagram(
     from diffkit.tasks.anagram import make_anagram
 
     words, by_class = illusions.said(((p1, p2), (c1, c2)), prompts, classes)
+    if words[:1] == [None]:
+        first, second = ("--c1", "--c2") if by_class else ("--p1", "--p2")
+        raise UsageError(f"{second} without {first}", f"Give both; {first} alone is shown in every view.")
     shown = [word for word in words if word is not None]
     weigh = weights or []
     if len(weigh) == 1:

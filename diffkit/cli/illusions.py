@@ -12,7 +12,7 @@ import typer
 
 from diffkit.cli.plan import Batch, Picked, Plan
 from diffkit.cli.replay import VIEW_FILE
-from diffkit.errors import UsageError
+from diffkit.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from diffkit.tasks.illusion import Illusion
@@ -131,7 +131,7 @@ def plan(
         job.draw, task.visits, {**(inputs or {}), **files}, say, words=[] if classes else illusion.labels(),
         about={"illusion": illusion.describe()}, before=job.before, pick=job.pick if best_of else None,
         further=job.further, later=job.later,
-        after=(lambda made: write_moving(illusion, str(animate), made)) if moves else None,
+        batched=best_of is None, after=(lambda made: write_moving(illusion, str(animate), made)) if moves else None,
     )  # fmt: skip
 
 
@@ -180,8 +180,17 @@ class _Job:
             raise UsageError(
                 "--best-of needs something that scores the classes of this model", "Give --scorer classifier:FILE."
             )
+        try:
+            judge = parse_scorer(self.scorer or "clip")
+        except ModelError as error:
+            if self.scorer is not None:
+                raise
+            raise ModelError(
+                f"--best-of {self.best_of} has nothing to score with: without --scorer it is CLIP, and {error.message}",
+                f"{error.hint} Or give --scorer clip:FOLDER, or --scorer classifier:FILE whose classes are the prompts;"
+                f" or draw -n {self.best_of} and choose by eye.",
+            ) from None
         self.scorer = self.scorer or "clip"
-        judge = parse_scorer(self.scorer)
         if hasattr(judge, "labels"):
             judge.labels(self.illusion.labels())
 

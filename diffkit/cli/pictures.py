@@ -119,7 +119,8 @@ def _run(
     for each in settings:
         check_settings(each)
     words = [word for plan in plans for word in plan.words]
-    source = given["model"] or default_model(hub, given["prompt"] or " ".join(dict.fromkeys(words)) or None)
+    told = [cell.get(key) for cell in cells for key in ("prompt", "negative_prompt", "edit_prompt")]
+    source = given["model"] or default_model(hub, " ".join(dict.fromkeys(w for w in [*told, *words] if w)) or None)
     for plan in plans:
         if plan.before is not None:
             plan.before(source, given)
@@ -151,8 +152,8 @@ def _run(
     return Output(payload, lines)
 
 
-def sweep_sample(given: dict[str, Any]) -> Output:
-    """Draw `sample`'s pictures for every combination of a sweep."""
+def sweep_sample(given: dict[str, Any], hub: str) -> Output:
+    """Draw `sample`'s pictures for every combination of a sweep; `hub` as of `picture_command`."""
 
     def body(**own: Any) -> Plan:
         from diffkit.tasks.edit import Edit, pictures_of
@@ -174,7 +175,7 @@ def sweep_sample(given: dict[str, Any]) -> Output:
     signature = inspect.Signature(
         [inspect.Parameter(k, keyword, default=d, annotation=kind) for k, (kind, d) in _SHARED.items()]
     )
-    return _run("sample", "", body, ["timesteps", "stop_noise_after", "raw"], given, signature)
+    return _run("sample", hub, body, ["timesteps", "stop_noise_after", "raw"], given, signature)
 
 
 def default_model(hub: str, prompt: str | None) -> str:
@@ -255,10 +256,17 @@ def load_model(
     from diffkit.models import family_of, load
     from diffkit.models.devices import keep_memory, pick_device
     from diffkit.models.hub import open_repo
+    from diffkit.models.vocabulary import unknown_words
     from diffkit.tasks.generate import TEXT_GUIDANCE
 
     pick_device(device)
-    text = family_of(open_repo(source, revision=revision)) in TEXT_GUIDANCE
+    repo = open_repo(source, revision=revision)
+    text = family_of(repo) in TEXT_GUIDANCE
+    if text and (strange := dict.fromkeys(word for prompt in prompts for word in unknown_words(prompt, repo))):
+        LOG.warning(
+            "%s does not know %s, and draws as if nothing stood there: `diffkit inspect %s` lists its words",
+            source, ", ".join(map(repr, strange)), source,
+        )  # fmt: skip
     if text and raw:
         raise UsageError("--raw: only diffkit's own runs hold raw weights", "Leave it out.")
     extra: dict[str, Any] = {"memory": memory, "safety": safety} if text else {"weights": "raw" if raw else "ema"}
@@ -276,7 +284,7 @@ def load_model(
 def seconds(model: Any, began: float, loaded: float, drawn: float) -> dict[str, float]:
     """Return `--json`'s times from moments of `time.perf_counter`; prompts are encoded while the model is loaded."""
     encode = getattr(getattr(model, "prompts", None), "seconds", None)
-    told = {"load": loaded - began - (encode or 0.0)}
+    told = {"load": max(0.0, loaded - began - (encode or 0.0))}  # a prompt may also be encoded later
     if encode is not None:
         told["encode"] = encode
     told |= {"denoise": drawn - loaded, "total": time.perf_counter() - began}

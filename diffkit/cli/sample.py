@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,11 +16,17 @@ from diffkit.errors import UsageError
 if TYPE_CHECKING:
     from diffkit.tasks.generate import Settings
 
-DEFAULT_RUN = Path("runs/digits")
 HUB = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+# What the model that ships with diffkit draws where nothing is asked for.
+EXAMPLES = ("a red heart", "a handwritten three", "the letter R", "a green tree", "the blue letter K", "an orange star")
 
 Where = Annotated[
-    str | None, typer.Argument(metavar="[MODEL]", help="A run's or model's folder, or a Hub id; runs/digits if there.")
+    str | None,
+    typer.Argument(
+        metavar="[MODEL]",
+        help="A run's or model's folder, or a Hub id; when left out runs/digits if there, else the model that ships "
+        "with diffkit.",
+    ),
 ]
 Count = Annotated[
     int | None, typer.Option("--num", "-n", min=1, help="How many pictures; one per class when left out.")
@@ -75,7 +81,9 @@ def sample(
     from diffkit.tasks.generate import Settings, check_settings
 
     began = time.perf_counter()
-    source = model or (pictures.default_model(HUB, prompt[0]) if prompt else _default_model())
+    source = model
+    if source is None:
+        source, prompt = _default(classes, prompt, negative_prompt, sweep)
     settings = Settings(
         scheduler, steps, spacing, eta, _numbers(timesteps), stop_noise_after, guidance, negative_prompt, max_batch
     )
@@ -92,8 +100,10 @@ def sample(
                 "out": out, "device": device, "dtype": dtype, "memory": memory, "max_batch": max_batch,
                 "compile": compile, "no_safety_checker": no_safety_checker, "revision": revision, "variant": variant,
                 "allow_pickle": allow_pickle, "dry_run": dry_run,
-            }
+            },
+            HUB,
         )  # fmt: skip
+    assert source is not None
     if dry_run:
         return _estimate(source, revision, settings, num or max(1, len(_split(classes)), len(prompt or [])), batch_size)
     from diffkit.tasks.album import Album, Film, make_recipe, plain_name
@@ -179,15 +189,24 @@ def _lines(payload: dict[str, Any], album: Any, count: int) -> list[str]:
     return lines + ([f"gif      {payload['gif']}"] if payload["gif"] else [])
 
 
-def _default_model() -> str:
-    if (DEFAULT_RUN / "model_index.json").is_file():
-        import logging
-
-        logging.getLogger("diffkit").info("no model is named: %s is used", DEFAULT_RUN)
-        return str(DEFAULT_RUN)
-    raise UsageError(
-        f"no model is named, and there is no {DEFAULT_RUN}", "Run `diffkit train` first, or give a folder or a Hub id."
-    )
+def _default(
+    classes: list[str] | None, prompts: list[str] | None, negative: str | None, sweep: list[str] | None
+) -> tuple[str | None, list[str] | None]:
+    """Choose the model where none is named, and the prompts; None leaves the choice to the sweep, which knows them."""
+    swept = {entry.partition("=")[0].strip().lstrip("-") for entry in sweep or []}
+    if swept & {"prompt", "negative-prompt", "negative_prompt"}:
+        return None, prompts
+    if (classes or "class" in swept) and not prompts and not (pictures.DEFAULT_RUN / "model_index.json").is_file():
+        raise UsageError(
+            f"no model is named, and there is no {pictures.DEFAULT_RUN}",
+            "Run `diffkit train` first, give a folder or a Hub id, or a --prompt in place of the class.",
+        )
+    words = " ".join([*(prompts or []), negative or ""]).strip()
+    source = pictures.default_model(HUB, words or None)
+    if not words and not classes and source == "tiny":
+        prompts = [*EXAMPLES[: 1 if sweep else None]]
+        logging.getLogger("diffkit").info("no --prompt: %s", ", ".join(prompts))
+    return source, prompts
 
 
 def _numbers(text: str | None) -> tuple[int, ...] | None:

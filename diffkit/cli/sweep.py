@@ -52,7 +52,7 @@ def groups(table: Table, batched: bool) -> list[list[int]]:
     """
     found: dict[Any, list[int]] = {}
     for k, cell in enumerate(table.combinations):
-        rest = tuple((name, value) for name, value in cell.values.items() if name not in PER_PICTURE)
+        rest = tuple((name, str(value)) for name, value in cell.values.items() if name not in PER_PICTURE)
         found.setdefault(rest if batched else k, []).append(k)
     return list(found.values())
 
@@ -134,17 +134,27 @@ def plain(annotation: Any) -> Any:
     return plain(inner[0])
 
 
+def _choices(annotation: Any) -> tuple[str, ...]:
+    """The values of a Literal, wherever it stands in an annotation; none where any text will do."""
+    if typing.get_origin(annotation) is typing.Literal:
+        return typing.get_args(annotation)
+    return next((found for inner in typing.get_args(annotation) if (found := _choices(inner))), ())
+
+
 def convert(text: str, annotation: Any, where: str) -> Any:
     """Turn a value's text into the option's type, within its limits.
 
     Raises:
-        UsageError: It is not of that type, or out of its limits.
+        UsageError: It is not of that type, out of its limits, or not one of its choices.
     """
     kind = plain(annotation)
     try:
         value = kind(text)
     except ValueError:
         raise UsageError(f"{where}: {text!r} is not a {kind.__name__}") from None
+    allowed = _choices(annotation)
+    if allowed and value not in allowed:
+        raise UsageError(f"{where}: {text!r} is not one of {', '.join(allowed)}", did_you_mean(text, allowed))
     for info in getattr(annotation, "__metadata__", ()):
         low, high = getattr(info, "min", None), getattr(info, "max", None)
         if (low is not None and value < low) or (high is not None and value > high) or value != value:

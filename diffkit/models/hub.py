@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,7 @@ def open_repo(id_or_path: str | os.PathLike[str], *, revision: str | None = None
     text = os.fspath(id_or_path)
     path = Path(text).expanduser()
     if text == BUNDLED and (shipped := bundled()):
+        _say_shadowed(text)
         repo = Repo(text, None, shipped)
     elif text and path.is_dir():
         repo = Repo(text, None, path)
@@ -157,6 +159,12 @@ def open_repo(id_or_path: str | os.PathLike[str], *, revision: str | None = None
         raise repo.missing("model_index.json or config.json")
     _refuse_custom_code(repo)
     return repo
+
+
+@cache
+def _say_shadowed(name: str) -> None:
+    if Path(name).is_dir():
+        LOG.info("%s is the model that ships with diffkit; the folder of that name is ./%s", name, name)
 
 
 def _refuse_custom_code(repo: Repo) -> None:

@@ -22,17 +22,27 @@ def bundled() -> Path | None:
     return _FOLDER if (_FOLDER / "model_index.json").is_file() else None
 
 
-def unknown_words(prompt: str) -> list[str]:
-    """Return the words of a prompt that the bundled model does not know, in their order; all without such a model."""
-    words = re.findall(r"\w+", prompt.lower())
-    return [word for word in words if word not in _bundled_words()]
+def unknown_words(prompt: str, repo: Repo | None = None) -> list[str]:
+    """Return the words of a prompt that a model does not know, in their order.
+
+    Args:
+        prompt: What it is to draw.
+        repo: The model, one that diffkit trained on captions: of any other nothing can be said, and none are returned.
+            The one inside the package when left out; without it all words are unknown.
+    """
+    known = _bundled_words() if repo is None else _own_words(repo)
+    return [] if known is None else [word for word in re.findall(r"\w+", prompt.lower()) if word not in known]
+
+
+def _own_words(repo: Repo) -> frozenset[str] | None:
+    words = vocabulary(repo) if (repo.json("diffkit.json") or {}).get("conditioning") == "text" else None
+    return None if words is None else frozenset(word.lower() for word in words)
 
 
 @lru_cache(maxsize=1)
 def _bundled_words() -> frozenset[str]:
     folder = bundled()
-    words = vocabulary(Repo(BUNDLED, None, folder)) if folder else None
-    return frozenset(word.lower() for word in words or [])
+    return (_own_words(Repo(BUNDLED, None, folder)) if folder else None) or frozenset()
 
 
 def vocabulary(repo: Repo) -> list[str] | None:

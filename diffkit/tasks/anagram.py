@@ -5,6 +5,7 @@ Source: Geng et al., Visual Anagrams, arXiv:2311.17919.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from diffkit.errors import UsageError
 from diffkit.tasks.illusion import Illusion
 from diffkit.types import View
 from diffkit.views import parse_view
+
+LOG = logging.getLogger("diffkit.tasks")
 
 USUAL_VIEW = "flip"
 
@@ -39,6 +42,7 @@ def make_anagram(prompts: Sequence[str], views: Sequence[str] = (), **options: A
     if len(said) == 1:
         seen = seen if len(seen) > 1 else [parse_view("identity"), *seen]
         said = said * len(seen)
+        LOG.info("one prompt: it is shown in every view (%s)", ", ".join(view.spec for view in seen))
     elif len(seen) == len(said) - 1:
         seen = [parse_view("identity"), *seen]
     if len(seen) != len(said):

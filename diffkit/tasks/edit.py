@@ -7,7 +7,7 @@ prompts) and `Settings`; it draws one batch. Files and options are the command l
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +46,17 @@ class Edit:
     scores: dict[str, Any] = field(default_factory=dict)
     frames: list[Image.Image] = field(default_factory=list)
     shown: list[Image.Image] = field(default_factory=list)
+
+
+def walked(steps: Iterator[Step], count: int, on_step: OnStep | None) -> Tensor:
+    """Take all steps of a batch of `count` pictures, telling `on_step` of each; return the last sample."""
+    x: Tensor | None = None
+    for step in steps:
+        x = step.x
+        if on_step is not None:
+            on_step(step, range(count))
+    assert x is not None, "a walk of no steps"
+    return x
 
 
 def picture_shape(model: Any) -> tuple[int, int, int]:

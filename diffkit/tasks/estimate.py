@@ -69,7 +69,7 @@ def preview(repo: Any) -> Preview:
     if family in TEXT_GUIDANCE:
         from importlib import import_module
 
-        model = import_module(f"diffkit.models.{family}").from_repo(repo, safety="off")  # loads nothing yet
+        model = import_module(f"diffkit.models.{family}").from_repo(repo)  # loads nothing yet
         return Preview(family, model.scheduler, model.parameters_of_unet())
     from diffkit.models.ddpm import outline
 

@@ -14,7 +14,9 @@ from diffkit.images import from_tensor, resize
 from diffkit.pictures import write_gif
 from diffkit.tasks import animate
 from diffkit.tasks.illusion import Illusion, seen
+from diffkit.views import parse_view
 
+REFERENCE = "the reference"
 _SMALL, _LARGE = 160, 320
 
 
@@ -29,6 +31,16 @@ def captions(illusion: Illusion) -> list[str]:
     return found
 
 
+def with_reference(illusion: Illusion) -> Illusion:
+    """Return an illusion, to be shown only, whose given part has a name and a view like those with a prompt."""
+    if illusion.reference is None:
+        return illusion
+    words, views = illusion.labels(), list(illusion.views)
+    words.insert(illusion.fixed, REFERENCE)
+    views.insert(illusion.fixed, parse_view("identity"))
+    return Illusion(tuple(words), tuple(views), illusion.split)
+
+
 def strips(illusion: Illusion, images: Tensor) -> list[Image.Image]:
     """Return one strip per picture: what each prompt's judge sees, with its caption.
 
@@ -36,6 +48,7 @@ def strips(illusion: Illusion, images: Tensor) -> list[Image.Image]:
         illusion: What they show.
         images: (B, C, H, W) in [-1, 1].
     """
+    illusion = with_reference(illusion)
     words = captions(illusion)
     views = [from_tensor(part.clamp(-1, 1)) for part in seen(illusion, images)]
     return [
@@ -50,6 +63,7 @@ def _no_larger(image: Image.Image, side: int) -> Image.Image:
 
 def moving(illusion: Illusion, picture: Image.Image) -> list[Image.Image]:
     """Return the animation of a finished picture: from view to view, or for a split the way into the distance."""
+    illusion = with_reference(illusion)
     if all(view.spec == "identity" for view in illusion.views) and illusion.split is not None:
         words = captions(illusion)
         return animate.zoom_out(picture, [words[-1], words[0]])  # the last part is seen from near

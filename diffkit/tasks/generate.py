@@ -7,6 +7,7 @@ processes makes the same pictures, bit for bit. Writing files is the caller's bu
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -86,6 +87,9 @@ def check_settings(settings: Settings) -> None:
     """
     name = canonical(settings.scheduler) if settings.scheduler else None
     check_spacing(settings.spacing)
+    for scale in settings.guidance if isinstance(settings.guidance, tuple) else (settings.guidance,):
+        if scale is not None and not math.isfinite(scale):
+            raise UsageError(f"--guidance {scale:g} is no finite number", "Usual are 1 (none) to 15.")
     if settings.timesteps is not None:
         if settings.steps is not None or settings.spacing is not None:
             raise UsageError("--timesteps is the whole grid; --steps and --spacing have no place beside it")
@@ -228,7 +232,7 @@ def conditioned(model: Any, labels: Sequence[str | None], settings: Settings) ->
     """Return the (guided) denoiser and the condition of a batch."""
     limits = [n for n in (settings.max_batch, getattr(getattr(model, "memory", None), "max_batch", None)) if n]
     net = chunked(model, min(limits) if limits else None)
-    scale = _scales(model, labels, settings)
+    scale = scales(model, labels, settings)
     if scale == 1.0:
         return net, model.encode(list(labels))
     # Together: the text encoder comes once.
@@ -254,8 +258,8 @@ def merged(settings: Sequence[Settings]) -> Settings:
     )
 
 
-def _scales(model: Any, labels: Sequence[str | None], settings: Settings) -> float | tuple[float, ...]:
-    """Return the guidance scale of a batch, or where its pictures differ one for each."""
+def scales(model: Any, labels: Sequence[str | None], settings: Settings) -> float | tuple[float, ...]:
+    """Return the guidance scale of a batch, or where its pictures differ one for each; see `effective_guidance`."""
     guidance, negative = settings.guidance, settings.negative
     if not isinstance(guidance, tuple) and not isinstance(negative, tuple):
         return effective_guidance(model, settings, all(label in (None, "") for label in labels))

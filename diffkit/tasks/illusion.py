@@ -19,11 +19,11 @@ from diffkit.errors import NumericalError, UsageError
 from diffkit.guidance import cfg, chunked, mix, multiview
 from diffkit.sampling import denoise, generators, pure_noise
 from diffkit.schedulers import default_sampler
-from diffkit.tasks.edit import OnStep
+from diffkit.tasks.edit import OnStep, walked
 from diffkit.tasks.fitting import check_fit, latent_way, name_of, reference_for, space_of, view_in
-from diffkit.tasks.generate import Settings, effective_guidance, numbers, prepare, takes_prompts
+from diffkit.tasks.generate import Settings, numbers, prepare, scales, takes_prompts
 from diffkit.tasks.latents import Instances, synced
-from diffkit.types import Cond, Denoiser, Filter, View
+from diffkit.types import Cond, Denoiser, Filter, Step, View
 
 STEPS = 30
 GUIDANCE = 10.0
@@ -202,7 +202,7 @@ def illusion_net(
     settings = usual(model, settings)
     scheduler = scheduler or prepare(model.scheduler, settings)
     grid = scheduler.timesteps if timesteps is None else timesteps
-    net, conds = _guided(model, illusion, settings)
+    net, conds = _guided(model, illusion, settings, batch)
     if getattr(model, "instances", 0):
         return synced(net, conds, model, scheduler, grid), Cond()
     space = space_of(model)
@@ -216,26 +216,29 @@ def illusion_net(
     return mix(net, conds, illusion.split, views=None if plain else views, known=known, fixed=illusion.fixed), Cond()
 
 
-def _guided(model: Any, illusion: Illusion, settings: Settings) -> tuple[Denoiser, list[Cond]]:
-    """The network with its guidance, and one condition per prompt."""
+def _guided(model: Any, illusion: Illusion, settings: Settings, batch: int) -> tuple[Denoiser, list[Cond]]:
+    """The network with its guidance, which may differ from picture to picture, and one condition per prompt."""
     limits = [n for n in (settings.max_batch, getattr(getattr(model, "memory", None), "max_batch", None)) if n]
     net = chunked(model, min(limits) if limits else None)
     labels = illusion.labels()
     null = not any(labels)
-    if settings.guidance is None and not null:
-        classes = 0 if takes_prompts(model) else model.num_classes and model.meta.null_class
-        guidance = GUIDANCE if takes_prompts(model) else CLASS_GUIDANCE if classes else None
-        settings = replace(settings, guidance=guidance)
-    scale = effective_guidance(model, settings, null)
     count, text = len(labels), takes_prompts(model)
+    if not null:
+        classes = not text and model.num_classes and model.meta.null_class
+        scale_left_out = GUIDANCE if text else CLASS_GUIDANCE if classes else None
+        asked = settings.guidance if isinstance(settings.guidance, tuple) else (settings.guidance,)
+        filled = tuple(scale_left_out if one is None else one for one in asked)
+        settings = replace(settings, guidance=filled if isinstance(settings.guidance, tuple) else filled[0])
+    scale = scales(model, ["".join(labels)] * batch, settings)
     if not text and illusion.style:
         raise UsageError(f"--style {illusion.style!r}: this model knows no prompts", "Leave it out.")
     # Together: the text encoder comes once.
-    every = model.encode([*labels, settings.negative or ""] if text else labels)
+    negative = settings.negative if isinstance(settings.negative, tuple) else (settings.negative,)
+    every = model.encode([*labels, *(word or "" for word in negative)] if text else labels)
     conds = [every.rows(k, k + 1) for k in range(count)]
     if scale == 1.0:
         return net, conds
-    uncond = every.rows(count, count + 1) if text else model.uncond(1)
+    uncond = every.rows(count, count + len(negative)) if text else model.uncond(1)
     return cfg(net, uncond, scale, levels=model.scheduler.config.num_train_timesteps), conds
 
 
@@ -261,7 +264,6 @@ def draw(
     seeds: Sequence[int],
     settings: Settings | None = None,
     on_step: OnStep | None = None,
-    extra: Cond | None = None,
 ) -> Tensor:
     """Draw one batch of an illusion at the model's own size.
 
@@ -271,7 +273,6 @@ def draw(
         seeds: One per picture.
         settings: How; see `usual` for what is left out.
         on_step: Called after each step.
-        extra: Joined to every prompt's condition: the picture that stage II enlarges, which turns with the views.
 
     Returns:
         Pictures (B, C, H, W) fp32 on the CPU, about [-1, 1]; no safety checker has judged them.
@@ -282,21 +283,45 @@ def draw(
     """
     model = working(model, illusion)
     settings, random = usual(model, settings or Settings()), generators(seeds)
+    return draw_from(model, illusion, model.noise(random), random, settings, on_step=on_step)
+
+
+def draw_from(
+    model: Any,
+    illusion: Illusion,
+    noise: Tensor,
+    random: list[torch.Generator],
+    settings: Settings,
+    extra: Cond | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Draw one batch of an illusion from its noise; arguments and errors beyond these are those of `draw`.
+
+    Args:
+        model: What `working` returned.
+        illusion: What to draw.
+        noise: N(0, I) of the model's shape, one row per picture.
+        random: One per picture, for the noise of the steps.
+        settings: What `usual` returned.
+        extra: Joined to every prompt's condition: the picture that a later stage enlarges, which turns with the views.
+        on_step: Called after each step; with a latent for each view, its sample is that of the first.
+    """
     scheduler = prepare(model.scheduler, settings)
-    net, cond = illusion_net(model, illusion, settings, len(seeds), scheduler.timesteps, scheduler)
-    if extra is not None:
-        cond = cond.join(extra)
-    x, hold, several = pure_noise(scheduler, model.noise(random)), None, getattr(model, "instances", 0)
+    net, cond = illusion_net(model, illusion, settings, len(random), scheduler.timesteps, scheduler)
+    hold, several = None, getattr(model, "instances", 0)
     reference = None if illusion.reference is None else reference_for(model, illusion)
     if reference is not None and illusion.split is not None and not several:
         hold = keep_component(model.codec.encode(reference), illusion.split, illusion.fixed)
-    for step in denoise(
-        net, x, scheduler, cond, constrain=hold, generators=random, eta=settings.eta,
-        stop_noise_after=settings.stop_noise_after,
-    ):  # fmt: skip
-        x = step.x
+
+    def shown(step: Step, place: range) -> None:
         if on_step is not None:
-            on_step(replace(step, x=x.chunk(several, dim=1)[0], x0=None) if several else step, range(len(seeds)))
+            on_step(replace(step, x=step.x.chunk(several, dim=1)[0], x0=None) if several else step, place)
+
+    steps = denoise(
+        net, pure_noise(scheduler, noise), scheduler, cond if extra is None else cond.join(extra), constrain=hold,
+        generators=random, eta=settings.eta, stop_noise_after=settings.stop_noise_after,
+    )  # fmt: skip
+    x = walked(steps, len(random), shown)
     with torch.no_grad():
         images = model.codec.decode(x).float()
     if not torch.isfinite(images).all():

@@ -13,7 +13,7 @@ from torch import Tensor
 from diffkit.constraints import composite, keep_known
 from diffkit.sampling import denoise, generators, pure_noise, repaint_path
 from diffkit.schedulers import is_memoryless
-from diffkit.tasks.edit import Edit, OnStep, label_list, pictures_of
+from diffkit.tasks.edit import Edit, OnStep, label_list, pictures_of, walked
 from diffkit.tasks.generate import Settings, conditioned, finished, numbers, prepare, takes_prompts
 from diffkit.tasks.sdedit import in_space
 
@@ -68,10 +68,7 @@ def inpaint(
         net, x, scheduler, cond, path=path, constrain=hold, generators=random, eta=settings.eta,
         stop_noise_after=settings.stop_noise_after,
     )  # fmt: skip
-    for step in steps:
-        x = step.x
-        if on_step is not None:
-            on_step(step, range(len(seeds)))
+    x = walked(steps, len(seeds), on_step)
     images = composite(image.cpu(), finished(model, x), mask.cpu())
     grid = numbers(scheduler.timesteps)
     return Edit(pictures_of(images), [grid[k] for k in path], len(path))

@@ -12,7 +12,7 @@ from torch import Tensor
 from diffkit.constraints import composite, keep_known, shrink_mask
 from diffkit.sampling import denoise, generators, sdedit_start
 from diffkit.schedulers import canonical, default_sampler, is_flow, zero_terminal_snr
-from diffkit.tasks.edit import Edit, OnStep, label_list, pictures_of
+from diffkit.tasks.edit import Edit, OnStep, label_list, pictures_of, walked
 from diffkit.tasks.generate import Settings, conditioned, finished, numbers, prepare
 
 
@@ -52,10 +52,7 @@ def sdedit(
         net, x, scheduler, cond, start=start, constrain=hold, generators=random, eta=settings.eta,
         stop_noise_after=settings.stop_noise_after,
     )  # fmt: skip
-    for step in steps:
-        x = step.x
-        if on_step is not None:
-            on_step(step, range(len(seeds)))
+    x = walked(steps, len(seeds), on_step)
     images = finished(model, x)
     if mask is not None:
         images = composite(image.cpu(), images, mask.cpu())

@@ -15,15 +15,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from diffkit.constraints import keep_component, with_component
-from diffkit.errors import NumericalError, UsageError
-from diffkit.sampling import denoise, generators, pure_noise
+from diffkit.errors import UsageError
+from diffkit.sampling import generators
 from diffkit.tasks.edit import OnStep
-from diffkit.tasks.fitting import about_latents, check_sizes, reference_for, space_of
-from diffkit.tasks.generate import Settings, prepare
-from diffkit.tasks.illusion import Illusion, illusion_net, usual, working
+from diffkit.tasks.fitting import about_latents, check_sizes, space_of
+from diffkit.tasks.generate import Settings
+from diffkit.tasks.illusion import Illusion, draw_from, usual, working
 from diffkit.tasks.tiles import Windowed
-from diffkit.types import Cond
 
 LOG = logging.getLogger("diffkit.tasks")
 
@@ -72,7 +70,7 @@ def refine(
     settings, random = usual(model, settings or Settings()), generators(seeds)
     noise = model.noise(random)
     extra = model.upscale_cond(images, random, noise_level)
-    return _drawn(model, illusion, noise, extra, random, settings, on_step)
+    return draw_from(model, illusion, noise, random, settings, extra, on_step)
 
 
 def enlarge(
@@ -140,42 +138,7 @@ def enlarge(
     several = working(model, illusion)
     if getattr(several, "instances", 0):
         noise = torch.cat([view.apply(noise) for view in illusion.views], dim=1)
-    return _drawn(several, illusion, noise, extra, random, settings, on_step)
-
-
-def _drawn(
-    model: Any,
-    illusion: Illusion,
-    noise: Tensor,
-    extra: Cond,
-    random: list[torch.Generator],
-    settings: Settings,
-    on_step: OnStep | None,
-) -> Tensor:
-    """Draw a batch from its noise, with a picture as the condition."""
-    scheduler = prepare(model.scheduler, settings)
-    net, cond = illusion_net(model, illusion, settings, len(random), scheduler.timesteps, scheduler)
-    several, hold, reference = getattr(model, "instances", 0), None, None
-    if illusion.split is not None and illusion.reference is not None:
-        reference = reference_for(model, illusion)
-        if not several:
-            hold = keep_component(model.codec.encode(reference), illusion.split, illusion.fixed)
-    x = pure_noise(scheduler, noise)
-    for step in denoise(
-        net, x, scheduler, cond.join(extra), constrain=hold, generators=random, eta=settings.eta,
-        stop_noise_after=settings.stop_noise_after,
-    ):  # fmt: skip
-        x = step.x
-        if on_step is not None:
-            shown = replace(step, x=x.chunk(several, dim=1)[0], x0=None) if several else step
-            on_step(shown, range(len(random)))
-    with torch.no_grad():
-        images = model.codec.decode(x).float()
-    if not torch.isfinite(images).all():
-        raise NumericalError("the pictures are not finite numbers", "Try --dtype fp32, or another --scheduler.")
-    if reference is not None and illusion.split is not None and images.shape != x.shape:
-        images = with_component(images, reference, illusion.split, illusion.fixed)  # the codec has changed it
-    return images.cpu()
+    return draw_from(several, illusion, noise, random, settings, extra, on_step)
 
 
 def _check_upscaler(upscaler: Any, images: Tensor, seeds: Sequence[int]) -> tuple[int, int]:

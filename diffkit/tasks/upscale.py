@@ -11,7 +11,7 @@ from diffkit.errors import UsageError
 from diffkit.guidance import cfg, chunked
 from diffkit.images import cut, to_tensor
 from diffkit.sampling import denoise, generators, pure_noise
-from diffkit.tasks.edit import Edit, OnStep, label_list, pictures_of
+from diffkit.tasks.edit import Edit, OnStep, label_list, pictures_of, walked
 from diffkit.tasks.generate import Settings, finished, numbers, prepare
 
 # Guidance and noise level of each stage, as its authors use them.
@@ -62,10 +62,7 @@ def upscale(
     cond = both.rows(0, len(seeds)).join(extra)
     assert not isinstance(scale, tuple)
     net = cfg(net, both.rows(len(seeds), len(seeds) + 1), scale)
-    for step in denoise(net, x, scheduler, cond, generators=random, eta=settings.eta):
-        x = step.x
-        if on_step is not None:
-            on_step(step, range(len(seeds)))
+    x = walked(denoise(net, x, scheduler, cond, generators=random, eta=settings.eta), len(seeds), on_step)
     visited = numbers(scheduler.timesteps)
     return Edit(pictures_of(finished(model, x)), visited, len(visited))
 

@@ -123,11 +123,44 @@ def test_a_hybrid_out_of_a_photo(run_cli, floyd: Path, tmp_path: Path, fixed: in
     assert run_cli("replay", done["images"][0]).code == 3
 
 
+def test_a_photo_s_part_is_shown_with_the_others(run_cli, floyd: Path, tmp_path: Path) -> None:
+    """A single prompt in a view of its own still has something to turn from, and a sheet of two parts."""
+    Image.new("RGB", (16, 16), (90, 140, 200)).save(tmp_path / "photo.png")
+    common = ("hybrid", "-m", floyd, "--reference", "photo.png", "--p2", "a dog", "--steps", 2, "--json", "-o", "out")
+    done = told(run_cli(*common, "--view", "flip", "--animate", "gif"))
+    assert Path(done["animations"][0]).is_file()
+    with Image.open(done["grid"]) as sheet:
+        assert sheet.width > 1.5 * sheet.height
+
+
+def test_without_clip_the_search_says_what_else_there_is(run_cli, floyd: Path) -> None:
+    ran = run_cli("anagram", "-m", floyd, "--p1", "a cat", "--p2", "a dog", "--best-of", 8, "--offline")
+    assert ran.code == 4
+    for said in ("--best-of 8 has nothing to score with", "hf download", "clip:FOLDER", "classifier:FILE", "-n 8"):
+        assert said in ran.stderr
+
+
+def test_prompts_and_negative_prompts_of_many_pictures_share_a_batch(run_cli, floyd: Path) -> None:
+    common = ("anagram", "-m", floyd, "--p1", "a cat", "--p2", "a dog", "--steps", 2, "--json", "-n", 2)
+    both = ("--sweep", "guidance=3,5", "--sweep", "negative-prompt=two ducks|a dog")
+    done = told(run_cli(*common, *both, "-o", "out"))
+    assert (len(done["images"]), done["unet_calls"]) == (8, 2)
+    alone = told(run_cli(*common, "--guidance", 5, "--negative-prompt", "a dog", "-o", "alone"))
+    for k in range(2):
+        assert np.abs(pixels(alone["images"][k]) - pixels(done["images"][6 + k])).max() <= 1
+    assert np.abs(pixels(done["images"][4]) - pixels(done["images"][6])).max() > 1
+    assert identical(run_cli, done["images"][7])
+
+
 def test_sweeps_of_views_and_splits(run_cli, classes: Path) -> None:
     words = ("-m", classes, "--c1", "one", "--c2", "zero", "--steps", 2, "--json", "-o", "out")
     done = told(run_cli("anagram", *words, "--sweep", "view=flip,negate,jigsaw:2", "--sweep", "guidance=2,4"))
     assert [cell["values"] for cell in done["sweep"]][:2] == ["view=flip guidance=2", "view=flip guidance=4"]
     assert len(done["images"]) == 6
+    assert done["unet_calls"] == 3 * 2  # scales share a batch
+    four = told(run_cli("anagram", *words, "--view", "flip", "--guidance", 4, "-o", "four"))
+    assert np.abs(pixels(four["images"][0]) - pixels(done["images"][1])).max() <= 1
+    assert np.abs(pixels(done["images"][0]) - pixels(done["images"][1])).max() > 1
     assert read_recipe(done["images"][4])["illusion"]["views"] == ["identity", "jigsaw:2,0"]
     for path in (done["images"][3], done["grid"]):
         assert identical(run_cli, path)
@@ -250,6 +283,9 @@ def test_all_three_stages(run_cli, floyd: Path, classes: Path, tmp_path: Path) -
         ("anagram", ["--c1", "one", "--c2", "zero", "--view", "flop"], "Did you mean 'flip'"),
         ("anagram", ["--c1", "one", "--p2", "a dog"], "prompts and classes"),
         ("anagram", [], "no prompts"),
+        ("anagram", ["--c2", "zero"], "--c2 without --c1"),
+        ("anagram", ["--c1", "one", "--c2", "zero", "--guidance", "nan"], "no finite number"),
+        ("anagram", ["--c1", "one", "--c2", "zero", "--sweep", "animate=gif,foo"], "not one of gif, mp4"),
         ("anagram", ["--c1", "one", "--c2", "zero", "--weight", "1"], "--weight"),
         ("anagram", ["--c1", "one", "--c2", "zero", "--best-of", "3"], "--scorer classifier"),
         ("anagram", ["--c1", "one", "--c2", "zero", "--best-of", "3", "-n", "4"], "--best-of 3"),
@@ -274,4 +310,4 @@ def test_what_is_refused_before_any_weights(
 def test_the_model_left_out_is_the_papers(run_cli) -> None:
     ran = run_cli("anagram", "--p1", "a cat", "--p2", "a dog", "--offline")
     assert ran.code == 4
-    assert "DeepFloyd/IF-I-M-v1.0 is used" in ran.stderr
+    assert "does not know 'cat', and model 'DeepFloyd/IF-I-M-v1.0'" in ran.stderr
