@@ -67,6 +67,10 @@ class _Layers:
                 other = pair[1 - pair.index(path)]
                 if self.layer.get(other, layer) < layer:
                     target.pop(other[-1], None)
+        if path == ("model", "text") and value not in (None, "none"):  # the recipe below was for another network
+            for name in ("preset", "class_conditioning"):
+                if self.layer.get(("model", name), layer) < layer:
+                    target.pop(name, None)
 
 
 _FILE, _ENVIRONMENT, _FLAG = range(3)

@@ -18,10 +18,15 @@ from PIL import Image
 from diffkit.pictures import grid, write_png
 
 HERE = Path(__file__).resolve().parent / "gallery"
-SIDE = 128  # pixels at which a small picture is shown
+SIDE = 192  # pixels at which a small picture is shown
 
-ANAGRAMS = [("the letter M", "the letter W"), ("a handwritten six", "a handwritten nine"),
-            ("the letter A", "the letter V"), ("a handwritten seven", "the letter L")]  # fmt: skip
+# One prompt, the other in half a turn, the seed.
+ANAGRAMS = [
+    ("the letter M", "the letter W", 1),
+    ("a handwritten six", "a handwritten nine", 7),
+    ("the letter A", "the letter V", 0),
+    ("a handwritten seven", "the letter L", 0),
+]
 HYBRIDS = [("a red heart", "the letter A"), ("a blue square", "the letter R"), ("a green disc", "a handwritten eight")]
 
 
@@ -47,6 +52,11 @@ def keep(source: str | Path, name: str) -> None:
     (HERE / name).write_bytes(Path(source).read_bytes())
 
 
+def save(name: str, tiles: list[tuple[str, Image.Image]], columns: int) -> None:
+    """Write labelled pictures as one sheet."""
+    write_png(HERE / name, grid([tile for _, tile in tiles], columns, labels=[label for label, _ in tiles]), {})
+
+
 def main() -> None:
     HERE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -56,13 +66,23 @@ def main() -> None:
 
 
 def samples(out: Path) -> None:
-    """Prompts by guidance, one labelled sheet."""
-    prompts = (
-        "a handwritten three|the letter R|a red heart|a green tree|the blue letter K|the letter A on an orange star"
-    )
-    told = diffkit("sample", "tiny", "--sweep", "guidance=1,2,4,8", "--sweep", f"prompt={prompts}", "--seed", 3,
-                   "--steps", 30, "-o", out)  # fmt: skip
-    keep(told["grid"], "samples.png")
+    """Prompts by guidance."""
+    prompts = [
+        "a handwritten three",
+        "the letter R",
+        "a red heart",
+        "a green tree",
+        "the blue letter K",
+        "an orange star",
+    ]
+    tiles = []
+    for guidance in (1, 2, 4, 8):
+        words = [part for prompt in prompts for part in ("-p", prompt)]
+        told = diffkit("sample", "tiny", *words, "--guidance", guidance, "--seed", 3, "--steps", 30,
+                       "-o", out / str(guidance))  # fmt: skip
+        for prompt, path in zip(prompts, told["images"], strict=True):
+            tiles.append((f"{guidance}: {prompt}", shown(path)))
+    save("samples.png", tiles, len(prompts))
 
 
 def sdedit(out: Path) -> None:
@@ -81,7 +101,7 @@ def inpaint(out: Path) -> None:
     mask.paste(255, (16, 0, 32, 32))
     mask.save(out / "mask.png")
     tiles = [("the picture", shown(whole)), ("the mask", shown(out / "mask.png"))]
-    for k, other in enumerate((prompt, "a handwritten eight", "a handwritten five")):
+    for k, other in enumerate((prompt, "a handwritten eight", "a handwritten nine")):
         told = diffkit("inpaint", whole, out / "mask.png", "-m", "tiny", "--prompt", other, "--resample", 4,
                        "--seed", 1, "-o", out / f"{k}.png")  # fmt: skip
         tiles.append((other, shown(told["images"][0])))
@@ -93,15 +113,15 @@ def inpaint(out: Path) -> None:
 def anagrams(out: Path) -> None:
     """Pairs by half a turn; the first one turning."""
     tiles = []
-    for k, (one, other) in enumerate(ANAGRAMS):
-        told = diffkit("anagram", "--p1", one, "--p2", other, "--view", "rotate_180", "-m", "tiny", "-o", out / str(k),
-                       *(["--animate", "gif"] if k == 0 else []))  # fmt: skip
+    for k, (one, other, seed) in enumerate(ANAGRAMS):
+        told = diffkit("anagram", "--p1", one, "--p2", other, "--view", "rotate_180", "-m", "tiny", "--seed", seed,
+                       "-o", out / str(k), *(["--animate", "gif"] if k == 0 else []))  # fmt: skip
         upright = shown(told["images"][0])
         tiles += [(one, upright), (f"{other} (turned)", upright.rotate(180))]
         if k == 0:
             (moving,) = sorted((out / "0").glob("*.gif"))
             keep(moving, "anagram.gif")
-    write_png(HERE / "anagrams.png", grid([tile for _, tile in tiles], 4, labels=[name for name, _ in tiles]), {})
+    save("anagrams.png", tiles, 4)
 
 
 def hybrids(out: Path) -> None:
@@ -112,7 +132,7 @@ def hybrids(out: Path) -> None:
         close = shown(told["images"][0])
         small = close.resize((12, 12), Image.Resampling.BOX).resize(close.size, Image.Resampling.BICUBIC)
         tiles += [(near, close), (f"{far} (from afar)", small)]
-    write_png(HERE / "hybrids.png", grid([tile for _, tile in tiles], 6, labels=[name for name, _ in tiles]), {})
+    save("hybrids.png", tiles, 6)
 
 
 def film(out: Path) -> None:

@@ -264,11 +264,11 @@ def load_model(
     text = family_of(repo) in TEXT_GUIDANCE
     if text and (strange := dict.fromkeys(word for prompt in prompts for word in unknown_words(prompt, repo))):
         LOG.warning(
-            "%s does not know %s, and draws as if nothing stood there: `diffkit inspect %s` lists its words",
+            "%s was never told what %s means: `diffkit inspect %s` lists its words",
             source, ", ".join(map(repr, strange)), source,
         )  # fmt: skip
     if text and raw:
-        raise UsageError("--raw: only diffkit's own runs hold raw weights", "Leave it out.")
+        raise UsageError("--raw goes with runs that draw freely or by class, not by prompt", "Leave it out.")
     extra: dict[str, Any] = {"memory": memory, "safety": safety} if text else {"weights": "raw" if raw else "ema"}
     model = load(
         source, device=device, dtype=dtype, revision=revision, variant=variant, allow_pickle=allow_pickle,

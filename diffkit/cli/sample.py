@@ -78,12 +78,12 @@ def sample(
     dry_run: options.DryRun = False,
 ) -> Output:
     """Draw pictures from noise: of a class (`--class all` draws one of each) or a prompt, as the model takes them."""
-    from diffkit.tasks.generate import Settings, check_settings
-
     began = time.perf_counter()
     source = model
-    if source is None:
+    if source is None:  # first: what cannot be drawn is said before torch is imported
         source, prompt = _default(classes, prompt, negative_prompt, sweep)
+    from diffkit.tasks.generate import Settings, check_settings
+
     settings = Settings(
         scheduler, steps, spacing, eta, _numbers(timesteps), stop_noise_after, guidance, negative_prompt, max_batch
     )
@@ -193,6 +193,8 @@ def _default(
     classes: list[str] | None, prompts: list[str] | None, negative: str | None, sweep: list[str] | None
 ) -> tuple[str | None, list[str] | None]:
     """Choose the model where none is named, and the prompts; None leaves the choice to the sweep, which knows them."""
+    from diffkit.models.vocabulary import BUNDLED
+
     swept = {entry.partition("=")[0].strip().lstrip("-") for entry in sweep or []}
     if swept & {"prompt", "negative-prompt", "negative_prompt"}:
         return None, prompts
@@ -203,7 +205,7 @@ def _default(
         )
     words = " ".join([*(prompts or []), negative or ""]).strip()
     source = pictures.default_model(HUB, words or None)
-    if not words and not classes and source == "tiny":
+    if not words and not classes and source == BUNDLED:
         prompts = [*EXAMPLES[: 1 if sweep else None]]
         logging.getLogger("diffkit").info("no --prompt: %s", ", ".join(prompts))
     return source, prompts

@@ -177,8 +177,9 @@ def write_mp4(path: Path, frames: Sequence[Image.Image], *, milliseconds: int = 
             temporary, format="FFMPEG", fps=1000 / milliseconds, codec="libx264", pixelformat="yuv420p",
             macro_block_size=1, ffmpeg_log_level="error", output_params=["-crf", "18", "-movflags", "+faststart"],
         ) as film:  # fmt: skip
+            writer: Any = film
             for frame in frames:
-                film.append_data(np.asarray(_even(frame)))  # type: ignore[attr-defined]
+                writer.append_data(np.asarray(_even(frame)))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

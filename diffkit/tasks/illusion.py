@@ -21,7 +21,7 @@ from diffkit.sampling import denoise, generators, pure_noise
 from diffkit.schedulers import default_sampler
 from diffkit.tasks.edit import OnStep, walked
 from diffkit.tasks.fitting import check_fit, latent_way, name_of, reference_for, space_of, view_in
-from diffkit.tasks.generate import Settings, numbers, prepare, scales, takes_prompts
+from diffkit.tasks.generate import Settings, guidance_of, numbers, prepare, scales, takes_prompts
 from diffkit.tasks.latents import Instances, synced
 from diffkit.types import Cond, Denoiser, Filter, Step, View
 
@@ -225,7 +225,7 @@ def _guided(model: Any, illusion: Illusion, settings: Settings, batch: int) -> t
     count, text = len(labels), takes_prompts(model)
     if not null:
         classes = not text and model.num_classes and model.meta.null_class
-        scale_left_out = GUIDANCE if text else CLASS_GUIDANCE if classes else None
+        scale_left_out = guidance_of(model, GUIDANCE) if text else CLASS_GUIDANCE if classes else None
         asked = settings.guidance if isinstance(settings.guidance, tuple) else (settings.guidance,)
         filled = tuple(scale_left_out if one is None else one for one in asked)
         settings = replace(settings, guidance=filled if isinstance(settings.guidance, tuple) else filled[0])

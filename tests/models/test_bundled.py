@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from diffusers import IFPipeline
 from diffkit.data.wording import captions, vocabulary
 from diffkit.models import load
 from diffkit.models.vocabulary import BUNDLED, bundled, unknown_words
-from diffkit.tasks.generate import Settings, generate
+from diffkit.tasks.generate import Settings, effective_guidance, generate, guidance_of
 
 
 @pytest.fixture
@@ -51,6 +52,15 @@ def test_stock_diffusers_draws_the_same(folder: Path) -> None:
     how = Settings(scheduler="ddpm", steps=8, guidance=4.0)
     ours = torch.stack([picture.image for some in generate(model, [1], [prompt], how) for picture in some])
     torch.testing.assert_close(ours.clamp(-1, 1), theirs.clamp(-1, 1), rtol=0, atol=1e-5)
+
+
+def test_what_diffkit_trained_is_guided_less(folder: Path) -> None:
+    """At the 10 of the illusions' papers its lines ring."""
+    model = load(BUNDLED, device="cpu")
+    assert effective_guidance(model, Settings(), null=False) == guidance_of(model, 10.0) == 4.0
+    model.repo = replace(model.repo, root=folder / "unet")  # nothing of diffkit's there
+    assert effective_guidance(model, Settings(), null=False) == 7.0
+    assert guidance_of(model, 10.0) == 10.0
 
 
 def test_it_draws_what_it_is_asked_for(folder: Path) -> None:
