@@ -96,7 +96,7 @@ def edits(bench: Bench) -> Tally:
 
 def edited(bench: Bench, source: Tensor, prompts: Sequence[str], strength: float) -> Tensor:
     """SDEdit each picture with its own prompt."""
-    settings, found = bench.settings(bench.args.guidance, "ddim"), []
+    settings, found = bench.settings(bench.args.sdedit_guidance, bench.args.sdedit_scheduler), []
     for rows in torch.arange(len(source)).split(32):
         labels, seeds = [prompts[k] for k in rows], [9000 + int(k) for k in rows]
         result = sdedit(bench.model, source[rows], seeds, labels, settings, strength=strength)
@@ -116,14 +116,17 @@ def things_right(judge: Reader, images: Tensor, names: Sequence[str]) -> tuple[l
 
 def inpainting(bench: Bench) -> Tally:
     """The right half of digits, painted anew."""
-    tally, count, settings = Tally(), bench.args.num, bench.settings(bench.args.guidance, "ddpm")
+    tally, count, settings = Tally(), bench.args.num, bench.settings(bench.args.inpaint_guidance, "ddpm")
     drawn = [DIGITS[k % 10] for k in range(count)]
     real, truth = split("test", 12 * count)
     rows = ((truth["glyph"] < 10) & (truth["ink"] == 0) & (truth["shape"] == len(SHAPES))).nonzero()[:count, 0]
     named = [DIGITS[int(truth["glyph"][row])] for row in rows]
     mask = torch.zeros(1, 1, 32, 32)
     mask[..., 16:] = 1
-    sources = (("drawn", bench.plain([prompt(name) for name in drawn], 20_000), drawn), ("real", real[rows], named))
+    sources = (
+        ("drawn", bench.plain([prompt(name) for name in drawn], 20_000), drawn),
+        ("real", to_tensors(real[rows]), named),
+    )
     for title, source, names in sources:
         found: list[Tensor] = []
         for some in torch.arange(len(source)).split(32):

@@ -271,3 +271,13 @@ def test_every_field_is_described() -> None:
 def test_a_recipe_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
         Recipe().training.lr = 1.0  # type: ignore[misc]
+
+
+def test_a_flag_for_captions_overrules_the_recipe_of_another_network() -> None:
+    recipe = load_recipe("digits", sets=["model.text=t5"])
+    assert (recipe.model.preset, recipe.model.class_conditioning) == ("if32", "none")
+    assert recipe.noise.variance == "learned"
+    assert load_recipe("digits", sets=["model.preset=tiny_if", "model.text=t5"]).model.preset == "tiny_if"
+    assert load_recipe("digits", sets=["model.text=none"]).model.class_conditioning == "embedding"
+    with pytest.raises(UsageError, match="both set"):
+        load_recipe("digits", sets=["model.text=t5", "model.class_conditioning=embedding"])

@@ -42,7 +42,8 @@ def _own_words(repo: Repo) -> frozenset[str] | None:
 @lru_cache(maxsize=1)
 def _bundled_words() -> frozenset[str]:
     folder = bundled()
-    return (_own_words(Repo(BUNDLED, None, folder)) if folder else None) or frozenset()
+    words = vocabulary(Repo(BUNDLED, None, folder)) if folder else None
+    return frozenset(word.lower() for word in words or [])
 
 
 def vocabulary(repo: Repo) -> list[str] | None:

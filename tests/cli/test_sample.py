@@ -11,6 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from diffkit.errors import ModelError
+from diffkit.models import hub
 from diffkit.models.ddpm import RunMeta, build_network, save_network, save_pipeline
 from diffkit.pictures import read_recipe
 from diffkit.schedules import make_noise_scheduler
@@ -191,7 +193,7 @@ def test_dry_run_loads_no_weights_and_writes_nothing(run_cli, tmp_path: Path) ->
 
 def test_the_model_left_out(run_cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    ran = run_cli("sample")
+    ran = run_cli("sample", "--class", "3")
     assert ran.code == 2
     assert "diffkit train" in ran.stderr
     make_run(tmp_path / "runs" / "digits")
@@ -201,6 +203,58 @@ def test_the_model_left_out(run_cli, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert sorted(p.name for p in (tmp_path / "outputs").iterdir()) == [
         "sample-0.png", "sample-1.png", "sample-2.png", "sample-grid.png",
     ]  # fmt: skip
+
+
+def test_without_model_and_run_the_bundled_one_draws(run_cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DIFFKIT_CACHE", str(tmp_path / "cache"))
+    ran = run_cli("sample", "--steps", 2, "--json")
+    told = json.loads(ran.stdout)
+    assert (ran.code, told["model"]["id"]) == (0, "tiny")
+    assert "a red heart" in ran.stderr  # it says what it draws where nothing was asked for
+    shown = [read_recipe(Path(path))["prompt"] for path in told["images"]]
+    assert len(set(shown)) == len(shown) > 1
+    assert shown[0] == "a red heart"
+    ran = run_cli("sample", "--prompt", "a red heart", "--steps", 2, "--json")
+    assert json.loads(ran.stdout)["model"]["id"] == "tiny"
+    assert len(json.loads(ran.stdout)["images"]) == 1
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ("--prompt", "a red heart", "--prompt", "a fat cat"),
+        ("--prompt", "a red heart", "--negative-prompt", "a cat"),
+        ("--sweep", "prompt=a red heart|a fat cat"),
+    ],
+)
+def test_every_word_asked_for_decides_about_the_model(run_cli, tmp_path: Path, monkeypatch, asked) -> None:
+    def unreachable(name: str, why: str) -> None:
+        raise ModelError(f"{why}; {name} is out of reach")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("diffkit.cli.pictures._check_reach", unreachable)
+    ran = run_cli("sample", *asked, "--steps", 2)
+    assert ran.code == 4
+    assert "stable-diffusion" in ran.stderr
+
+
+def test_a_word_that_the_named_model_does_not_know_is_said(run_cli, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("DIFFKIT_CACHE", str(tmp_path / "cache"))
+    for _ in range(2):  # the second time the prompt comes from the cache
+        ran = run_cli("sample", "tiny", "--prompt", "a fat heart", "--steps", 2, "-o", tmp_path)
+        assert "'fat'" in ran.stderr
+        assert "'heart'" not in ran.stderr
+
+
+def test_a_folder_called_tiny_is_pointed_out(run_cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    hub._say_shadowed.cache_clear()
+    make_run(tmp_path / "tiny")
+    ran = run_cli("inspect", "tiny", "--json")
+    assert json.loads(ran.stdout)["model"]["family"] == "deepfloyd"
+    assert "./tiny" in ran.stderr
+    assert json.loads(run_cli("inspect", "./tiny", "--json").stdout)["model"]["family"] == "ddpm"
 
 
 def test_missing_model_is_exit_code_4(run_cli, tmp_path: Path) -> None:
