@@ -48,9 +48,10 @@ image = pipe("a red heart", num_inference_steps=30, guidance_scale=4.0).images[0
 
 ## Made of
 
-- Handwritten digits: MNIST (LeCun, Cortes, Burges; from NIST's special databases), training split, without every sixth
-  digit, which is kept for the judge.
-- Capital letters, rendered from the free fonts DejaVu, STIX and Computer Modern. No font is contained.
+- Handwritten digits: MNIST (LeCun, Cortes, Burges; from NIST's special databases; CC BY-SA 3.0), training split,
+  without every sixth digit, which is kept for the judge. No digit is contained.
+- Capital letters, rendered from the free fonts DejaVu, STIX and Computer Modern, each under its own free licence. No
+  font is contained.
 - Shapes: drawn in code.
 
 The recipe is `recipes/glyphs-if.yaml`: {steps} updates of 32 pictures; the network predicts the clean picture and, by
@@ -84,7 +85,8 @@ def main() -> None:
     tensors = {key: value.to(torch.float16) for key, value in load_file(weights).items()}
     parameters = sum(value.numel() for value in tensors.values())
     save_file(tensors, weights, metadata={"format": "pt"})
-    weights.chmod(0o644)
+    for path in FOLDER.rglob("*"):  # safetensors are written for their owner alone
+        path.chmod(0o755 if path.is_dir() else 0o644)
     size = sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file())
     if size > LARGEST:
         raise SystemExit(f"{FOLDER} is {size / 1e6:.1f} MB; a package should not carry more than 10")

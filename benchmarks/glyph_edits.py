@@ -125,7 +125,7 @@ def inpainting(bench: Bench) -> Tally:
     mask[..., 16:] = 1
     sources = (
         ("drawn", bench.plain([prompt(name) for name in drawn], 20_000), drawn),
-        ("real", to_tensors(real[rows]), named),
+        ("real", to_tensors(list(real[rows])), named),
     )
     for title, source, names in sources:
         found: list[Tensor] = []

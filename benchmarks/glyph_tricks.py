@@ -19,7 +19,7 @@ inpaint    The right half of digits painted anew with their prompts: those that 
 `with twins`: glyphs that can be the same strokes, like O and zero, count as each other. Each trick leaves a sheet with
 labels in outputs/.
 
-Run: python benchmarks/glyph_tricks.py MODEL [--only anagrams hybrids] [-n 100] [--groups 2] [--split low_high:4]
+Run: python benchmarks/glyph_tricks.py MODEL [--only anagrams hybrids] [-n 100] [--groups 2] [--split low_high:6]
 """
 
 from __future__ import annotations
@@ -175,13 +175,13 @@ def main() -> None:
     options.add_argument("--steps", type=int, default=30)
     options.add_argument("--guidance", type=float, default=5.0, help="Of plain pictures.")
     options.add_argument("--sdedit-guidance", type=float, default=5.0)
-    options.add_argument("--sdedit-scheduler", default="ddim")
+    options.add_argument("--sdedit-scheduler", default="ddpm")
     options.add_argument("--inpaint-guidance", type=float, default=5.0)
     options.add_argument("--pairs-guidance", type=float, default=4.0)
-    options.add_argument("--anagram-guidance", type=float, default=7.0)
-    options.add_argument("--hybrid-guidance", type=float, default=5.0)
+    options.add_argument("--anagram-guidance", type=float, default=4.0)
+    options.add_argument("--hybrid-guidance", type=float, default=8.0)
     options.add_argument("--scheduler", default=None, help="Of illusions; their own, ddpm, when left out.")
-    options.add_argument("--split", default="low_high:4", help="Of hybrids.")
+    options.add_argument("--split", default="low_high:6", help="Of hybrids.")
     options.add_argument("--far", choices=("plain", "open"), default="open", help="a red heart; a sign on a red heart.")
     options.add_argument("--near", choices=("plain", "open"), default="open", help="the letter A; ... on a shape.")
     options.add_argument("--seed", type=int, default=0)
