@@ -1,7 +1,7 @@
 """A small image classifier and its file, by which pictures of class models are judged.
 
 Holds the architecture and the format, and no trained weights: a classifier is trained on real images by whoever needs
-one (`benchmarks/judge.py` does). What its answers are used for is in `scores.py`.
+one (`benchmarks/judge.py` does). What its answers are used for is in `scores`.
 """
 
 from __future__ import annotations

@@ -42,7 +42,11 @@ BestOf = Annotated[
 ]
 Scorer = Annotated[
     str | None,
-    typer.Option("--scorer", help="What scores: clip, clip:ID_OR_FOLDER, or classifier:FILE for models with classes."),
+    typer.Option(
+        "--scorer",
+        help="What scores: model (the one that draws), model:ID_OR_FOLDER, clip, clip:ID_OR_FOLDER or classifier:FILE;"
+        " left out: model for anagrams by models that diffkit trained or of classes, else clip.",
+    ),
 ]
 Second = Annotated[
     str | None, typer.Option("--model-2", "--stage2", help="Stage II of DeepFloyd IF: an id, a folder, or none.")
@@ -153,14 +157,15 @@ class _Job:
         from diffkit.tasks.fitting import check_fit, space_in
         from diffkit.tasks.ladder import Ladder, stages_for
 
-        space = space_in(open_repo(source, revision=given["revision"]))
+        repo = open_repo(source, revision=given["revision"])
+        space = space_in(repo)
         if self.classes == space.text and any(self.illusion.prompts):
             wants, has = ("prompts", "classes") if space.text else ("classes", "prompts")
             flags = "--p1 and --p2" if space.text else "--c1 and --c2"
             raise UsageError(f"{source} takes {wants}, and {has} were given", f"Give {flags}, or another --model.")
         check_fit(self.illusion, space)
         if self.animate == "mp4":
-            from diffkit.tasks.animate import need_mp4
+            from diffkit.tasks.mp4 import need_mp4
 
             need_mp4()
         two, three = stages_for(source, *self.sizes)
@@ -168,31 +173,35 @@ class _Job:
         self.ladder, self.given = Ladder(two, three, options), given
         self.ladder.check(self.illusion, space)
         if self.best_of is not None:
-            self._check_search(space.text, given["num"])
+            self._check_search(repo, space.text, given["num"])
 
-    def _check_search(self, text: bool, num: int) -> None:
-        from diffkit.scores import parse_scorer
+    def _check_search(self, repo: Any, text: bool, num: int) -> None:
+        from diffkit.scores import check_judge, parse_scorer
 
         assert self.best_of is not None
         if num > self.best_of:
             raise UsageError(f"--best-of {self.best_of} cannot give -n {num} pictures", f"Use --best-of {num} or more.")
-        if self.scorer is None and not text:
+        labels, asked = self.illusion.labels(), self.scorer
+        # Of hybrids a model judges its own no better than chance: it has not learned blurred pictures.
+        own = (not text or repo.has("diffkit.json")) and self.illusion.split is None
+        self.scorer = asked or ("model" if own else "clip")
+        if self.scorer == "model":
+            check_judge(repo, labels)
+            return
+        if asked is None and not text:
             raise UsageError(
                 "--best-of needs something that scores the classes of this model", "Give --scorer classifier:FILE."
             )
         try:
-            judge = parse_scorer(self.scorer or "clip")
+            parse_scorer(self.scorer, prompts=labels)
         except ModelError as error:
-            if self.scorer is not None:
+            if asked is not None:
                 raise
             raise ModelError(
                 f"--best-of {self.best_of} has nothing to score with: without --scorer it is CLIP, and {error.message}",
-                f"{error.hint} Or give --scorer clip:FOLDER, or --scorer classifier:FILE whose classes are the prompts;"
-                f" or draw -n {self.best_of} and choose by eye.",
+                f"{error.hint} Or give --scorer clip:FOLDER, --scorer classifier:FILE whose classes are the prompts, or"
+                f" for anagrams --scorer model, the one that draws; or draw -n {self.best_of} and choose by eye.",
             ) from None
-        self.scorer = self.scorer or "clip"
-        if hasattr(judge, "labels"):
-            judge.labels(self.illusion.labels())
 
     def draw(self, model: Any, batch: Batch) -> Any:
         """Draw one batch through all stages."""
@@ -220,7 +229,7 @@ class _Job:
 
         assert self.best_of is not None
         assert self.scorer is not None
-        judge = parse_scorer(self.scorer, device=model.device)
+        judge = parse_scorer(self.scorer, device=model.device, model=model)
         calls = self._search_calls(settings, len(visits(model, settings)), len(seeds), batch_size)
         with Bar(f"best of {self.best_of}", calls) as bar:
             found = search(
@@ -254,9 +263,7 @@ class _Job:
 
         assert self.ladder is not None
         stages = planned_steps(self.ladder, settings)
-        groups = count if self.best_of else len(batches(count, batch_size))
-        calls = groups * sum(stage["steps"] for stage in stages)
-        if self.best_of:  # the winners are drawn again, one by one
+        calls = len(batches(count, batch_size)) * sum(stage["steps"] for stage in stages)
+        if self.best_of:
             calls += self._search_calls(settings, steps, count, batch_size)
-            calls += steps * (groups - len(batches(count, batch_size)))
         return {"unet_calls": calls, **({"stages": stages} if stages else {})}

@@ -14,7 +14,7 @@ from diffusers import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from PIL import Image
 
-from diffkit.pictures import read_recipe
+from diffkit.pictures import read_recipe, write_png
 from tests.cli.test_sample import make_run, pixels
 from tests.models.conftest import make_if, make_sd, sd_parts, text_unet, write_index
 
@@ -96,8 +96,9 @@ def test_hybrids_of_prompts(run_cli, floyd: Path) -> None:
     assert done["model"]["family"] == "deepfloyd"
     three = told(run_cli(*common, *words, "-p", "two ducks", "--split", "triple:1,3"))
     assert identical(run_cli, three["grid"])
-    viewed = told(run_cli(*common, *words, "--view", "identity", "--view", "flip", "--animate", "gif"))
-    assert Path(viewed["animations"][0]).is_file()
+    viewed = told(run_cli(*common, *words, "--view", "identity", "--view", "flip", "--animate", "mp4"))
+    assert [Path(path).name for path in viewed["animations"]] == ["hybrid-0-views.mp4"]
+    assert Path(viewed["animations"][0]).read_bytes()[4:8] == b"ftyp"
 
 
 @pytest.mark.parametrize("fixed", [0, 1])
@@ -205,10 +206,90 @@ def test_the_best_of_many(run_cli, classes: Path, judge: Path) -> None:
     assert not {"best_of", "scorer"} & set(recipe["arguments"])
     for path in (done["images"][0], done["images"][1], done["grid"], done["candidates"][0]):
         assert identical(run_cli, path)
-    plain = told(run_cli(*common, "--seed", done["seeds"][1]))
-    assert (pixels(plain["images"][0]) == pixels(done["images"][1])).all()
+    for seed, path in zip(done["seeds"], done["images"], strict=True):
+        plain = told(run_cli(*common, "--seed", seed))
+        assert np.abs(pixels(plain["images"][0]) - pixels(path)).max() <= 1  # rounded to bytes
     planned = told(run_cli(*common, *search, "--dry-run"))
-    assert planned["unet_calls"] == done["unet_calls"] == 2 + 2 + 2 * 4
+    assert planned["unet_calls"] == done["unet_calls"] == 2 + 2 + 4
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, kind: type) -> list[tuple[int, int]]:
+    """Rows and side of every network call of a family from here on."""
+    calls, call = [], kind.__call__
+
+    def counting(self: Any, x: Any, t: Any, cond: Any) -> Any:
+        calls.append((len(x), x.shape[-1]))
+        return call(self, x, t, cond)
+
+    monkeypatch.setattr(kind, "__call__", counting)
+    return calls
+
+
+def test_the_winners_are_finished_together(
+    run_cli, floyd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drawn again and through stage II in batches: one call per step for all; each replays with those beside it."""
+    from diffkit.classifier import SmallCNN, save_classifier
+    from diffkit.models.deepfloyd import DeepFloyd
+
+    torch.manual_seed(0)
+    save_classifier(tmp_path / "judge.safetensors", SmallCNN(8, 2, channels=3).eval(), ["a cat", "a dog"])
+    make_if(tmp_path / "two", stage=2)
+    common = ("anagram", "-m", floyd, "--p1", "a cat", "--p2", "a dog", "--steps", 3, "--json", "-o", "out",
+              "--model-2", tmp_path / "two")  # fmt: skip
+    search = ("--best-of", 5, "--scorer", f"classifier:{tmp_path / 'judge.safetensors'}", "-n", 3)
+    calls = counted(monkeypatch, DeepFloyd)
+    done = told(run_cli(*common, *search))
+    views, guidance = 2, 2
+    drawn = [(3 * views * guidance, 8)] * 3 + [(3 * views * guidance, 16)] * 3
+    assert calls[-6:] == drawn
+    assert [side for _, side in calls[:-6]] == [8] * 3  # the search itself
+    assert done["unet_calls"] == len(calls) == told(run_cli(*common, *search, "--dry-run"))["unet_calls"]
+    for k, (seed, path) in enumerate(zip(done["seeds"], done["images"], strict=True)):
+        recipe = read_recipe(path)
+        assert (recipe["company"], recipe["index"], recipe["seed"]) == (done["seeds"], k, seed)
+        assert identical(run_cli, path)
+        alone = told(run_cli(*common, "--seed", seed, "-o", "alone.png"))
+        assert np.abs(pixels(alone["images"][0]) - pixels(path)).max() <= 1
+    calls.clear()
+    pairs = told(run_cli(*common, *search, "--batch-size", 2))
+    assert calls[-12:] == [(2 * 4, 8)] * 3 + [(2 * 4, 16)] * 3 + [(4, 8)] * 3 + [(4, 16)] * 3
+    calls.clear()
+    assert identical(run_cli, pairs["images"][2])
+    assert calls == [(4, 8)] * 3 + [(4, 16)] * 3  # of its batch alone
+
+
+def test_a_company_that_cannot_be_is_refused(run_cli, classes: Path) -> None:
+    done = told(run_cli("anagram", "-m", classes, "--c1", "one", "--c2", "zero", "--steps", 2, "--json", "-o", "out"))
+    path = Path(done["images"][0])
+    recipe = read_recipe(path)
+    for company, code in (([0, "1"], 3), ([], 3), ("01", 3), ([True], 3), ([0], 0), ([-1], 2)):
+        with Image.open(path) as image:
+            write_png(Path("other.png"), image.copy(), {**recipe, "company": company})
+        assert run_cli("replay", "other.png").code == code
+
+
+def test_the_model_that_draws_chooses_where_nothing_else_is_named(run_cli, classes: Path, floyd: Path) -> None:
+    common = ("anagram", "--steps", 4, "--guidance", 3, "--json", "-o", "out", "--best-of", 3)
+    by_class = (*common, "-m", classes, "--c1", "one", "--c2", "zero")
+    done = told(run_cli(*by_class))
+    assert done["scores"]["best"] == done["seeds"]
+    assert all(score < 0 for one in done["scores"]["tried"] for row in one["matrix"] for score in row)
+    assert identical(run_cli, done["images"][0])
+    for scorer in ("model", f"model:{classes}"):
+        assert told(run_cli(*by_class, "--scorer", scorer))["scores"] == done["scores"]
+    by_words = (*common, "-m", floyd, "--p1", "a cat", "--p2", "a dog")
+    assert run_cli(*by_words, "--offline").code == 4  # of a model from elsewhere it is CLIP
+    judged = told(run_cli(*by_words, "--scorer", "model"))["scores"]
+    shutil.copytree(floyd, "own")
+    Path("own/diffkit.json").write_text(json.dumps({"conditioning": "none", "prediction": "epsilon"}))
+    assert told(run_cli(*common, "-m", "own", "--p1", "a cat", "--p2", "a dog"))["scores"] == judged
+
+
+def test_a_model_does_not_judge_words_that_it_was_never_told(run_cli) -> None:
+    ran = run_cli("anagram", "-m", "tiny", "--p1", "a heart", "--p2", "a cat", "--best-of", 2)
+    assert (ran.code, "never told what 'cat' means" in ran.stderr) == (2, True)
+    assert "--scorer clip" in ran.stderr
 
 
 def test_latents_are_said_to_be_approximate(run_cli, tmp_path: Path) -> None:
@@ -287,7 +368,7 @@ def test_all_three_stages(run_cli, floyd: Path, classes: Path, tmp_path: Path) -
         ("anagram", ["--c1", "one", "--c2", "zero", "--guidance", "nan"], "no finite number"),
         ("anagram", ["--c1", "one", "--c2", "zero", "--sweep", "animate=gif,foo"], "not one of gif, mp4"),
         ("anagram", ["--c1", "one", "--c2", "zero", "--weight", "1"], "--weight"),
-        ("anagram", ["--c1", "one", "--c2", "zero", "--best-of", "3"], "--scorer classifier"),
+        ("hybrid", ["--c1", "one", "--c2", "zero", "--best-of", "3"], "--scorer classifier"),
         ("anagram", ["--c1", "one", "--c2", "zero", "--best-of", "3", "-n", "4"], "--best-of 3"),
         ("anagram", ["--c1", "one", "--c2", "zero", "--scorer", "clip"], "--best-of"),
         ("anagram", ["--c1", "one", "--c2", "zero", "--style", "oil"], "--style"),
