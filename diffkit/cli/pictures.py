@@ -17,14 +17,13 @@ from typing import Annotated, Any
 import typer
 
 from diffkit.cli import options, sweep
+from diffkit.cli.loading import default_model, load_model
 from diffkit.cli.plan import Batch as Batch
 from diffkit.cli.plan import Plan as Plan
 from diffkit.cli.runner import Output, command
-from diffkit.errors import ModelError, UsageError
+from diffkit.errors import UsageError
 
 LOG = logging.getLogger("diffkit")
-
-DEFAULT_RUN = Path("runs/digits")
 
 Class = Annotated[str | None, typer.Option("--class", "-c", help="A class by name or number, of models with classes.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Pictures per batch.")]
@@ -118,6 +117,7 @@ def _run(
     settings = [_settings(name, values) for values in cells]
     for each in settings:
         check_settings(each)
+    warn_unheard(settings)
     words = [word for plan in plans for word in plan.words]
     told = [cell.get(key) for cell in cells for key in ("prompt", "negative_prompt", "edit_prompt")]
     source = given["model"] or default_model(hub, " ".join(dict.fromkeys(w for w in [*told, *words] if w)) or None)
@@ -130,7 +130,7 @@ def _run(
     from diffkit.cli.sheet import Sheet, Tile
     from diffkit.tasks.album import Album
 
-    seeds = [given["seed"] + k for k in range(given["num"])]
+    seeds = given.get("company") or [given["seed"] + k for k in range(given["num"])]
     album = Album(name, given["out"], len(seeds) * len(cells))
     model = _load(source, given, cells, words)
     loaded = time.perf_counter()
@@ -178,45 +178,12 @@ def sweep_sample(given: dict[str, Any], hub: str) -> Output:
     return _run("sample", hub, body, ["timesteps", "stop_noise_after", "raw"], given, signature)
 
 
-def default_model(hub: str, prompt: str | None) -> str:
-    """Return the model used where none is named, and say which and why.
+def warn_unheard(settings: list[Any]) -> None:
+    """Say which negative prompts are not heard, each once."""
+    from diffkit.tasks.generate import unheard
 
-    Without a prompt it is the local run, where there is one; then the model inside the package, if it knows every word
-    of the prompt; else the Hub's.
-
-    Raises:
-        ModelError: The model inside the package does not know the prompt, and the Hub's cannot be reached.
-    """
-    from diffkit.models.vocabulary import BUNDLED, bundled, unknown_words
-
-    if not prompt and (DEFAULT_RUN / "model_index.json").is_file():
-        return _chosen(str(DEFAULT_RUN), "the run that is there")
-    if bundled() is None:
-        return _chosen(hub, "it takes prompts" if prompt else f"there is no {DEFAULT_RUN}")
-    strange = unknown_words(prompt or "")
-    if not strange:
-        return _chosen(BUNDLED, "it ships with diffkit" + (" and knows every word of the prompt" if prompt else ""))
-    word = f"the model that ships with diffkit does not know {strange[0]!r}"
-    _check_reach(hub, word)
-    return _chosen(hub, word)
-
-
-def _chosen(model: str, why: str) -> str:
-    LOG.info("no --model: %s is used (%s)", model, why)
-    return model
-
-
-def _check_reach(hub: str, why: str) -> None:
-    """Open the Hub's model, which loads nothing yet; where that fails there are two ways out."""
-    from diffkit.models.hub import open_repo
-
-    try:
-        open_repo(hub)
-    except ModelError as error:
-        raise ModelError(
-            f"{why}, and {error.message}",
-            f"{error.hint} Or use only words that the small model knows: `diffkit inspect tiny` lists them.",
-        ) from None
+    for line in dict.fromkeys(filter(None, map(unheard, settings))):
+        LOG.warning("%s", line)
 
 
 def _settings(name: str, values: dict[str, Any]) -> Any:
@@ -242,53 +209,6 @@ def _load(source: str, given: dict[str, Any], cells: list[dict[str, Any]], own: 
     if getattr(getattr(model, "meta", None), "prediction", "") == "one_step" and given["sweep"] is None:
         raise UsageError(f"{source} is a one-step denoiser, which has no steps to edit on", "Give another --model.")
     return model
-
-
-def load_model(
-    source: str, *, device: str, dtype: str, revision: str | None, variant: str | None, allow_pickle: bool, raw: bool,
-    memory: str, safety: str, prompts: list[str], compile: bool = False,
-) -> Any:  # fmt: skip
-    """Load a model; of one that takes prompts all are encoded at once, and its text encoder is gone before the UNet.
-
-    Raises:
-        UsageError: An option that the model's family does not have.
-    """
-    from diffkit.models import family_of, load
-    from diffkit.models.devices import keep_memory, pick_device
-    from diffkit.models.hub import open_repo
-    from diffkit.models.vocabulary import unknown_words
-    from diffkit.tasks.generate import TEXT_GUIDANCE
-
-    pick_device(device)
-    repo = open_repo(source, revision=revision)
-    text = family_of(repo) in TEXT_GUIDANCE
-    if text and (strange := dict.fromkeys(word for prompt in prompts for word in unknown_words(prompt, repo))):
-        LOG.warning(
-            "%s was never told what %s means: `diffkit inspect %s` lists its words",
-            source, ", ".join(map(repr, strange)), source,
-        )  # fmt: skip
-    if text and raw:
-        raise UsageError("--raw goes with runs that draw freely or by class, not by prompt", "Leave it out.")
-    extra: dict[str, Any] = {"memory": memory, "safety": safety} if text else {"weights": "raw" if raw else "ema"}
-    model = load(
-        source, device=device, dtype=dtype, revision=revision, variant=variant, allow_pickle=allow_pickle,
-        compile=compile, **extra,
-    )  # fmt: skip
-    if text:
-        model.encode(sorted(set(prompts)))
-    if model.device.type == "cpu":
-        keep_memory()  # from here on: a text encoder's memory went back to the system
-    return model
-
-
-def seconds(model: Any, began: float, loaded: float, drawn: float) -> dict[str, float]:
-    """Return `--json`'s times from moments of `time.perf_counter`; prompts are encoded while the model is loaded."""
-    encode = getattr(getattr(model, "prompts", None), "seconds", None)
-    told = {"load": max(0.0, loaded - began - (encode or 0.0))}  # a prompt may also be encoded later
-    if encode is not None:
-        told["encode"] = encode
-    told |= {"denoise": drawn - loaded, "total": time.perf_counter() - began}
-    return {key: round(value, 3) for key, value in told.items()}
 
 
 def _label(model: Any, values: dict[str, Any]) -> str | None:

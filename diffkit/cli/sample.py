@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffkit.cli import options, pictures
+from diffkit.cli import loading, options, pictures
 from diffkit.cli.progress import Bar
 from diffkit.cli.runner import Output, command
 from diffkit.errors import UsageError
@@ -103,6 +103,7 @@ def sample(
             },
             HUB,
         )  # fmt: skip
+    pictures.warn_unheard([settings])
     assert source is not None
     if dry_run:
         return _estimate(source, revision, settings, num or max(1, len(_split(classes)), len(prompt or [])), batch_size)
@@ -110,7 +111,7 @@ def sample(
 
     Album("sample", out, num or 1)  # fails before anything is loaded
     rank, world, place, wait = _processes(device)
-    drawn = pictures.load_model(
+    drawn = loading.load_model(
         source, device=place, dtype=dtype, revision=revision, variant=variant, allow_pickle=allow_pickle, raw=raw,
         memory=memory, safety="off" if no_safety_checker else "auto", compile=compile,
         prompts=[*(prompt or []), negative_prompt or "", ""] if prompt else ["", negative_prompt or ""],
@@ -149,7 +150,7 @@ def sample(
         "steps": len(grid_of),
         "timesteps": grid_of,
         "unet_calls": calls,
-        "seconds": pictures.seconds(drawn, began, loaded, denoised),
+        "seconds": loading.seconds(drawn, began, loaded, denoised),
     }
     return Output({k: v for k, v in payload.items() if v is not None}, _lines(payload, album, count))
 
@@ -198,13 +199,13 @@ def _default(
     swept = {entry.partition("=")[0].strip().lstrip("-") for entry in sweep or []}
     if swept & {"prompt", "negative-prompt", "negative_prompt"}:
         return None, prompts
-    if (classes or "class" in swept) and not prompts and not (pictures.DEFAULT_RUN / "model_index.json").is_file():
+    if (classes or "class" in swept) and not prompts and not (loading.DEFAULT_RUN / "model_index.json").is_file():
         raise UsageError(
-            f"no model is named, and there is no {pictures.DEFAULT_RUN}",
+            f"no model is named, and there is no {loading.DEFAULT_RUN}",
             "Run `diffkit train` first, give a folder or a Hub id, or a --prompt in place of the class.",
         )
     words = " ".join([*(prompts or []), negative or ""]).strip()
-    source = pictures.default_model(HUB, words or None)
+    source = loading.default_model(HUB, words or None)
     if not words and not classes and source == BUNDLED:
         prompts = [*EXAMPLES[: 1 if sweep else None]]
         logging.getLogger("diffkit").info("no --prompt: %s", ", ".join(prompts))

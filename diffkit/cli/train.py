@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diffkit.cli import options
-from diffkit.cli.runner import LOG, SESSION, Output, command
+from diffkit.cli.runner import LOG, SESSION, Output, command, settle
 
 if TYPE_CHECKING:
     from diffkit.schema import Recipe
@@ -92,6 +92,7 @@ def run(recipe: Recipe, *, force_resume: bool, dry_run: bool) -> Output:
         return _estimate(recipe)
     from diffkit.training import fit
 
+    settle()
     with _Bar() as bar:
         summary = fit(recipe, force_resume=force_resume, on_progress=bar.update)
     if not summary:

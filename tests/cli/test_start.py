@@ -1,0 +1,78 @@
+"""How a command starts: rare searches for garbage while libraries are imported, and threads that wait politely."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffkit.cli import runner
+
+# Drawing from a prompt needs none of them, and each costs from a tenth of a second to a whole one.
+UNUSED = {"matplotlib", "datasets", "sklearn", "imageio"}
+
+DRAWN = """
+import atexit, gc, json, sys
+
+from diffkit.cli import loading, main, runner
+
+found = {"usual": gc.get_threshold()}
+
+def settle():
+    found.update(during=gc.get_threshold(), known=sorted(sys.modules))
+    runner.settle()
+    found["after"], found["kept"] = gc.get_threshold(), gc.get_freeze_count()
+
+loading.settle = settle
+atexit.register(lambda: print(json.dumps(found | {"modules": sorted(sys.modules)})))
+main(["anagram", "--p1", "the letter M", "--p2", "the letter W", "-n", "1", "--steps", "1", "--out", sys.argv[1], "-q"])
+"""
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a process that drew an anagram with the model inside the package said of itself."""
+    folder = tmp_path_factory.mktemp("drawn")
+    env = os.environ | {"DIFFKIT_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1"}
+    ran = subprocess.run(
+        [sys.executable, "-c", DRAWN, str(folder)], env=env, capture_output=True, text=True, timeout=120
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert Path(folder / "anagram-0.png").is_file()
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+def test_libraries_are_imported_without_searching_them_for_garbage(drawn: dict[str, Any]) -> None:
+    assert drawn["during"][0] > 50 * drawn["usual"][0]
+    assert drawn["after"] == drawn["usual"]  # the pictures themselves are drawn as ever
+    assert drawn["kept"] > 100_000
+
+
+def test_they_are_there_before_weights_are_read(drawn: dict[str, Any]) -> None:
+    assert {"torch", "diffusers.models.unets.unet_2d_condition", "transformers.modeling_utils"} <= set(drawn["known"])
+    late = set(drawn["modules"]) - set(drawn["known"])
+    assert "transformers.models.t5.modeling_t5" in late  # the text encoder was not
+    assert len(late) < len(drawn["known"]) / 20
+
+
+def test_nothing_is_imported_that_drawing_does_not_need(drawn: dict[str, Any]) -> None:
+    assert not UNUSED & {name.partition(".")[0] for name in drawn["modules"]}
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}], ids=["nothing", "policy", "count"]
+)
+def test_threads_wait_politely_unless_told_otherwise(given: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    runner.begin(as_json=False, quiet=True, debug=False, offline=False)
+    found = {name: os.environ[name] for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if name in os.environ}
+    assert found == (given or {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"})
