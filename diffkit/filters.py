@@ -28,9 +28,12 @@ class Split:
     Attributes:
         name: Its name in the registry.
         part_names: What the parts are called, in their order.
+        apart: How one who looks tells the parts apart: by "distance" (the first is seen from afar, the last from near),
+            by "fading" (the first is left as the others fade), or "never".
     """
 
     name: ClassVar[str]
+    apart: ClassVar[str] = "fading"
     part_names: ClassVar[tuple[str, ...]] = ()
 
     @property
@@ -66,6 +69,17 @@ class Split:
         """Return part k of x, which is in single or double precision."""
         raise NotImplementedError
 
+    def leaving(self, x: Tensor, progress: float) -> Tensor:
+        """Draw the way from (B, C, H, W) to its first part: the parts fade one after the other, the last one first.
+
+        Args:
+            x: Pictures.
+            progress: 0 (x itself) to 1 (`part(x, 0)`); after k of n - 1 equal stretches the last k parts are gone.
+        """
+        left = (1.0 - progress) * (self.parts - 1)
+        kept = [(k, min(1.0, left - (k - 1))) for k in range(1, self.parts) if left > k - 1]
+        return sum((share * self.part(x, k) for k, share in kept), self.part(x, 0))
+
 
 FILTERS: Registry[Split] = Registry("filter")
 
@@ -89,6 +103,7 @@ class LowHigh(Split):
 
     sigma: float = 2.0
     part_names: ClassVar[tuple[str, ...]] = ("low", "high")
+    apart: ClassVar[str] = "distance"
 
     def __post_init__(self) -> None:
         _within(self, "sigma", self.sigma, 0.05, 64.0)
@@ -110,6 +125,7 @@ class Triple(Split):
     sigma_1: float = 1.0
     sigma_2: float = 2.0
     part_names: ClassVar[tuple[str, ...]] = ("low", "middle", "high")
+    apart: ClassVar[str] = "distance"
 
     def __post_init__(self) -> None:
         _within(self, "sigma_1", self.sigma_1, 0.05, 64.0)
@@ -168,11 +184,32 @@ class Motion(Split):
 
     def compute(self, x: Tensor, k: int) -> Tensor:
         """Return the mean along the line (0) or the rest (1)."""
-        half = int(self.length * x.shape[-1] / _BASE) // 2
+        moved = self._moved(x, self._half(x))
+        return moved if k == 0 else x - moved
+
+    def leaving(self, x: Tensor, progress: float) -> Tensor:
+        """Draw the way from a picture at rest to one that moves: the line grows.
+
+        To be looked at, the edges go on outside; in `part` they do not, and a picture of white paper gets a grey frame.
+        """
+        half, edge = progress * self._half(x), self._half(x)
+        if not edge:
+            return x
+        whole, wide = int(half), torch.nn.functional.pad(x, (edge,) * 4, mode="replicate")
+        moved = self._moved(wide, whole)
+        if half > whole:
+            moved = torch.lerp(moved, self._moved(wide, whole + 1), half - whole)
+        return moved[..., edge:-edge, edge:-edge]
+
+    def _half(self, x: Tensor) -> int:
+        """Pixels to each side of the middle one."""
+        return int(self.length * x.shape[-1] / _BASE) // 2
+
+    def _moved(self, x: Tensor, half: int) -> Tensor:
         moved = torch.zeros_like(x)
         for (dy, dx), weight in _line(half, self.angle).items():
             _add_shifted(moved, x, dy, dx, weight)
-        return moved if k == 0 else x - moved
+        return moved
 
 
 @FILTERS.register("scale")
@@ -185,6 +222,7 @@ class Scale(Split):
 
     share: float = 0.5
     part_names: ClassVar[tuple[str, ...]] = ("first", "second")
+    apart: ClassVar[str] = "never"
 
     def __post_init__(self) -> None:
         _within(self, "share", self.share, -100.0, 100.0)

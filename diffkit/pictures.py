@@ -104,11 +104,30 @@ def write_gif(path: Path, frames: Sequence[Image.Image], *, milliseconds: int = 
         milliseconds: Time of each frame.
         hold: Time of the last one.
     """
-    shown = [f if f.mode == "L" else f.convert("RGB").quantize(256) for f in frames]
+    made: dict[int, Image.Image] = {}  # one that is held is there many times
+    for frame in frames:
+        if id(frame) not in made:
+            made[id(frame)] = frame if frame.mode == "L" else _indexed(frame)
+    shown = [made[id(frame)] for frame in frames]
     times = [milliseconds] * (len(shown) - 1) + [hold]
     buffer = BytesIO()
     shown[0].save(buffer, "GIF", save_all=True, append_images=shown[1:], duration=times, loop=0, optimize=False)
     write_whole(path, buffer.getvalue())
+
+
+def _indexed(frame: Image.Image) -> Image.Image:
+    """A frame in 256 colours of its own, greys among them: left to itself a red picture has none for its caption."""
+    width, height = frame.size
+    ramp = (
+        Image.linear_gradient("L")
+        .rotate(90)
+        .resize((16, 1))
+        .resize((width, 1 + height // 14), Image.Resampling.NEAREST)
+    )
+    wide = Image.new("RGB", (width, height + ramp.height))
+    wide.paste(frame.convert("RGB"), (0, 0))
+    wide.paste(ramp.convert("RGB"), (0, height))
+    return wide.quantize(256).crop((0, 0, width, height))
 
 
 def write_png(path: Path, image: Image.Image, recipe: Mapping[str, Any] | None = None) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -177,3 +178,35 @@ def test_wrong_words(spec: str, reason: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_filter(spec)
     assert reason in f"{caught.value.message} {caught.value.hint}"
+
+
+@pytest.mark.parametrize("name", sorted(FILTERS))
+@pytest.mark.parametrize("size", [32, 64])
+def test_the_way_to_the_first_part_is_steady_and_ends_there(name: str, size: int) -> None:
+    split = parse_filter(name)
+    assert split.apart in ("distance", "fading", "never")
+    x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    way = [split.leaving(x, k / 40) for k in range(41)]
+    torch.testing.assert_close(way[0], x)
+    inner = slice(None) if name != "motion" else slice(size // 16, -(size // 16))  # the edges of a motion go on
+    torch.testing.assert_close(way[-1][..., inner, inner], split.part(x, 0)[..., inner, inner])
+    steps = [float((b - a).abs().mean()) for a, b in pairwise(way)]
+    whole = float((way[-1] - x).abs().mean())
+    assert max(steps) < 0.25 * whole
+    gone = [float((one - x).abs().mean()) for one in way]
+    assert gone == sorted(gone)
+
+
+def test_three_parts_leave_one_after_the_other() -> None:
+    split = parse_filter("triple")
+    x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(split.leaving(x, 0.5), split.part(x, 0) + split.part(x, 1))
+    torch.testing.assert_close(split.leaving(x, 0.25), x - 0.5 * split.part(x, 2))
+    torch.testing.assert_close(split.leaving(x, 0.75), split.part(x, 0) + 0.5 * split.part(x, 1))
+
+
+def test_a_moving_picture_of_white_paper_gets_no_frame() -> None:
+    x = torch.ones(1, 3, 32, 32)
+    split = parse_filter("motion")
+    assert float(split.part(x, 0).min()) < 0.7
+    torch.testing.assert_close(split.leaving(x, 1.0), x)

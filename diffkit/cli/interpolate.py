@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from diffkit.cli.pictures import Batch, Plan, picture_command
+
+LOG = logging.getLogger("diffkit")
 
 HUB = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
@@ -56,4 +59,8 @@ def interpolate(
         exact_sampler(model.scheduler, settings)
         return inversion(model, settings, refine, False)
 
-    return Plan(draw, visits, {"image": image, "image_b": image_b})
+    def before(source: str, options: dict[str, Any]) -> None:
+        if given and (options["guidance"] is not None or options["negative_prompt"]):
+            LOG.warning("between two images nothing is guided: --guidance and --negative-prompt do nothing")
+
+    return Plan(draw, visits, {"image": image, "image_b": image_b}, before=before)

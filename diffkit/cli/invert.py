@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated, Any
 
 import typer
 
 from diffkit.cli.pictures import Batch, Image, Plan, picture_command
+
+LOG = logging.getLogger("diffkit")
 
 HUB = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
@@ -49,4 +52,8 @@ def invert(
             on_step=batch.on_step,
         )  # fmt: skip
 
-    return Plan(draw, lambda m, s: task.visits(m, s, refine, edit is not None), {"image": image})
+    def before(source: str, options: dict[str, Any]) -> None:
+        if edit is None and (options["guidance"] is not None or options["negative_prompt"]):
+            LOG.warning("--guidance and --negative-prompt are those of an edit: without --edit-prompt they do nothing")
+
+    return Plan(draw, lambda m, s: task.visits(m, s, refine, edit is not None), {"image": image}, before=before)

@@ -27,7 +27,7 @@ class Picked:
     """What a search among seeds gives.
 
     Attributes:
-        seeds: Those to draw, best first; each is drawn alone, and its recipe says nothing of the search.
+        seeds: Those to draw, best first; their recipes say nothing of the search but which seeds were drawn together.
         scores: For `--json`.
         sheet: All candidates with their scores.
         calls: Network calls of the search.

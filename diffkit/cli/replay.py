@@ -52,7 +52,7 @@ def replay(picture: Picture, device: options.Device = "auto", out: Out = None) -
     index = recipe.get("index")
     with tempfile.TemporaryDirectory() as folder:
         if isinstance(index, int):
-            given, place = _one_batch(recipe["command"], call, given, index)
+            given, place = _one_batch(recipe["command"], call, given, index, _company(recipe, str(picture)))
         done = call(**given, out=Path(folder))
         made = Path(done.payload["images"][place] if isinstance(index, int) else _sheet(recipe, done.payload))
         if not made.is_file():
@@ -132,11 +132,26 @@ def _check_inputs(recipe: dict[str, Any], given: dict[str, Any], name: str) -> N
             raise DataError(f"{name} was made of {value}, which has changed since", "Put the old file back.")
 
 
+def _company(recipe: dict[str, Any], name: str) -> list[int]:
+    """The seeds of the pictures that a search has found and drawn together, this one's at its index; else none."""
+    seeds, index, call = recipe.get("company"), recipe["index"], pictures.COMMANDS.get(recipe["command"])
+    parameters = inspect.signature(call).parameters if call else {}
+    if seeds is None or not {"seed", "batch_size"} <= parameters.keys():
+        return []
+    if not isinstance(seeds, list) or any(type(seed) is not int for seed in seeds) or not 0 <= index < len(seeds):
+        raise DataError(f"{name}: the recipe's company is {str(seeds)[:60]!r}", "The file was changed.")
+    return [sweep.convert(str(seed), parameters["seed"].annotation, f"{name}: company") for seed in seeds]
+
+
 def _one_batch(
-    command: str, call: Callable[..., Output], given: dict[str, Any], index: int
+    command: str, call: Callable[..., Output], given: dict[str, Any], index: int, company: list[int]
 ) -> tuple[dict[str, Any], int]:
     """Narrow a call down to the batch that holds picture `index`: its last bits may depend on its company."""
     parameters = inspect.signature(call).parameters
+    if company:
+        size = given.get("batch_size", parameters["batch_size"].default)
+        first = index // size * size
+        return {**given, "company": company[first : first + size]}, index - first
     if given.get("sweep"):
         return given, index
     if "num" not in parameters or "batch_size" not in parameters:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from diffkit.cli import sweep
 
 if TYPE_CHECKING:
-    from diffkit.cli.pictures import Plan
+    from diffkit.cli.plan import Picked, Plan
 
 LOG = logging.getLogger("diffkit")
 
@@ -41,7 +41,7 @@ class Sheet:
         self.seeds: dict[str, list[int]] = {}
         self.files: dict[str, list[str]] = {}  # beside the pictures, by kind
         self.scores: dict[str, Any] = {}
-        self.marks: dict[int, Any] | None = None  # of seeds that a search has found
+        self.found: Picked | None = None  # by a search, for the pictures that are being drawn
         self.strips = False
 
     def draw(self, tiles: list[Tile], plan: Plan, seeds: list[int], batch_size: int) -> None:
@@ -52,9 +52,8 @@ class Sheet:
         from diffkit.tasks.album import Film
         from diffkit.tasks.generate import batches, merged
 
-        self.marks = None
-        if plan.pick is not None:
-            seeds, batch_size = self._pick(tiles[0], plan, seeds, batch_size), 1
+        self.found = None if plan.pick is None else self._pick(tiles[0], plan, seeds, batch_size)
+        seeds = seeds if self.found is None else self.found.seeds
         self.seeds |= {tile.cell.label: seeds for tile in tiles}
         rows = [(tile, seed) for tile in tiles for seed in seeds]
         groups = batches(len(rows), batch_size)
@@ -88,7 +87,7 @@ class Sheet:
                     positions, some, edit.pictures, edit.shown or edit.pictures, strict=True
                 ):
                     path = self.album.path(seed, tile.cell.tag)
-                    write_png(path, picture, _recipe(tile, seed, k, self.marks))
+                    write_png(path, picture, _recipe(tile, seed, k, self.found))
                     written[tile.cell.label].append(str(path))
                     made.append((path, picture))
                     self.tiles[tile.cell.label, seed] = shown_as
@@ -99,7 +98,7 @@ class Sheet:
         for label, paths in written.items():
             self.cells.append({"values": label, "images": paths, "steps": len(visited), **scores})
 
-    def _pick(self, tile: Tile, plan: Plan, seeds: list[int], batch_size: int) -> list[int]:
+    def _pick(self, tile: Tile, plan: Plan, seeds: list[int], batch_size: int) -> Picked:
         """Search among seeds; write all candidates on a sheet of their own."""
         from diffkit.pictures import write_png
 
@@ -109,16 +108,16 @@ class Sheet:
         write_png(path, found.sheet, {**tile.recipe, "sheet": "candidates"})
         self.files.setdefault("candidates", []).append(str(path))
         self.calls += found.calls
-        self.scores[tile.cell.label], self.marks = found.scores, found.marks
+        self.scores[tile.cell.label] = found.scores
         for key in found.silent:
             tile.recipe["arguments"].pop(key, None)
-        return found.seeds
+        return found
 
     def close(
         self, seeds: list[int], recipe: dict[str, Any], loaded: float, began: float
     ) -> tuple[dict[str, Any], list[str]]:
         """Write the sheet and the animation; return the JSON and the lines."""
-        from diffkit.cli.pictures import seconds
+        from diffkit.cli.loading import seconds
         from diffkit.tasks.album import plain_name
 
         drawn = time.perf_counter()
@@ -178,9 +177,15 @@ class Sheet:
         return str(path)
 
 
-def _recipe(tile: Tile, seed: int, index: int, marks: dict[int, Any] | None) -> dict[str, Any]:
-    """The recipe of one picture; of one that a search has found, as if its seed alone had been asked for."""
-    if marks is None:
+def _recipe(tile: Tile, seed: int, index: int, found: Picked | None) -> dict[str, Any]:
+    """The recipe of one picture; of one that a search has found, as if its seed had been asked for.
+
+    Those that a search has found were drawn together, and the last bits of a picture depend on its company.
+    """
+    if found is None:
         return {**tile.recipe, "seed": seed, "index": index}
     alone = {**tile.recipe["arguments"], "seed": seed, "num": 1}
-    return {**tile.recipe, "arguments": alone, "seed": seed, "index": 0, "score": marks.get(seed)}
+    company = {"company": found.seeds} if len(found.seeds) > 1 else {}
+    return {
+        **tile.recipe, "arguments": alone, "seed": seed, "index": index, **company, "score": found.marks.get(seed)
+    }  # fmt: skip

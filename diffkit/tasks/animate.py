@@ -1,26 +1,23 @@
-"""Illusions shown: the picture turns from view to view, a hybrid shrinks into the distance, all views side by side.
+"""Illusions shown: the picture turns from view to view, a hybrid goes away or its parts fade, all views side by side.
 
-Holds frames, captions and the MP4 file; a GIF is written by `pictures.write_gif`. How a view moves is the view's own
-business (`View.frame`).
+Holds frames; captions are in `captions.py`, a GIF is written by `pictures.write_gif`, a film by `mp4.py`. How a view
+moves is the view's own business (`View.frame`), how parts leave is the filter's (`Split.leaving`).
 """
 
 from __future__ import annotations
 
-import logging
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from diffkit.errors import UsageError
-
-LOG = logging.getLogger("diffkit.tasks")
+from diffkit.images import from_tensor, to_tensor
+from diffkit.tasks.captions import PAPER, Label
 
 SIDE = 384
 FRAMES = 24
@@ -28,8 +25,6 @@ HOLD = 18
 MILLISECONDS = 50
 FAR = 1 / 8
 _CRISP = 32  # pictures up to this size are enlarged pixel by pixel: smoothing would be most of what is seen
-_INK, _PAPER = (40, 40, 40), (255, 255, 255)
-_LINES = 2
 
 
 def smoothstep(share: float) -> float:
@@ -78,22 +73,8 @@ def frames_between(
     """
     several: list[Any] = [None, views] if hasattr(views, "frame") else [_or_none(view) for view in views]
     _check(len(several), captions, frames, hold)
-    label = _Label(captions, enlarge(image, side).width)
-    shown: list[Image.Image] = []
-    for here, view in enumerate(several):
-        there = (here + 1) % len(several)
-        shown += [label.under(_still(view, image, side), {here: 1.0})] * max(1, hold)
-        ways = [way for way in ((view, True), (several[there], False)) if way[0] is not None]
-        for k in range(1, frames + 1):
-            share = smoothstep(k / (frames + 1)) * len(ways)
-            leg = min(int(share), len(ways) - 1) if ways else 0
-            moved = enlarge(image, side)
-            if ways:
-                moving, back = ways[leg]
-                progress = share - leg
-                moved = _moving(moving, image, 1.0 - progress if back else progress, side)
-            shown.append(label.under(moved, _fade(here, there, k / (frames + 1))))
-    return shown
+    stops = [_Stop(k, view) for k, view in enumerate(several)]
+    return _round_trip(image, stops, captions, frames, hold, side)
 
 
 def zoom_out(
@@ -109,26 +90,125 @@ def zoom_out(
 
     Args:
         image: The picture.
-        captions: What is seen from near, and from afar; "" for none.
+        captions: What is seen from near, from between, if need be, and from afar; "" for none.
         frames: Frames of the way there, and of the way back.
-        hold: Frames for which both ends are held.
+        hold: Frames for which each place is held.
         side: Size of the picture in the first frame, at least.
         far: Its size at the far end, as a share of that.
 
     Raises:
-        UsageError: Not two captions, too few frames, or a share outside (0, 1).
+        UsageError: Fewer than two captions, too few frames, or a share outside (0, 1).
     """
-    _check(2, captions, frames, hold)
-    if not 0.0 < far < 1.0:
+    _check(max(2, len(captions)), captions, frames, hold)
+    stops = _there_and_back([None] * len(captions))
+    return _round_trip(image, stops, captions, _each(frames, len(captions)), hold, side, far=far)
+
+
+def parts_in_turn(
+    split: Any,
+    views: Sequence[Any],
+    image: Image.Image,
+    captions: Sequence[str],
+    *,
+    frames: int = 2 * FRAMES,
+    hold: int = HOLD,
+    side: int = SIDE,
+    far: float = FAR,
+) -> list[Image.Image]:
+    """Return an endless animation of a hybrid: from all of it to its first part, as its filter's parts are told apart.
+
+    It goes away, its colours fade, its motion blurs it. On the way it turns from each part's view to the next one's.
+
+    Args:
+        split: The filter.
+        views: One per part, in their order.
+        image: The picture as it is, square.
+        captions: One per part, in their order; "" for none.
+        frames: Frames of the way there, and of the way back.
+        hold: Frames for which each part is held.
+        side: Size of the picture in the frames, at least.
+        far: Its size at the far end, where parts are told apart by distance.
+
+    Raises:
+        UsageError: Not one view and one caption per part, or as for `zoom_out`.
+    """
+    _check(split.parts, captions, frames, hold)
+    if len(views) != split.parts:
+        raise UsageError(f"an animation of {split.parts} parts has {len(views)} views; one for each")
+    stops = _there_and_back([_or_none(view) for view in views][::-1])
+    leaving = split.leaving if split.apart == "fading" else None
+    far_end = far if split.apart == "distance" else None
+    each = _each(frames, split.parts)
+    return _round_trip(image, stops, captions[::-1], each, hold, side, far=far_end, leaving=leaving)
+
+
+@dataclass(frozen=True)
+class _Stop:
+    """Where an animation rests: a caption, the view the picture is seen in, and how much of its way it has gone."""
+
+    caption: int
+    view: Any = None
+    gone: float = 0.0
+
+
+def _there_and_back(views: Sequence[Any]) -> list[_Stop]:
+    """Evenly spaced stops from near to far, and between them again on the way back."""
+    there = [_Stop(k, view, k / (len(views) - 1)) for k, view in enumerate(views)]
+    return there + there[-2:0:-1]
+
+
+def _each(frames: int, stops: int) -> int:
+    return max(2, frames // (stops - 1))
+
+
+def _round_trip(
+    image: Image.Image,
+    stops: Sequence[_Stop],
+    captions: Sequence[str],
+    frames: int,
+    hold: int,
+    side: int,
+    *,
+    far: float | None = None,
+    leaving: Callable[[torch.Tensor, float], torch.Tensor] | None = None,
+) -> list[Image.Image]:
+    """From stop to stop and back to the first, `frames` between each two."""
+    if far is not None and not 0.0 < far < 1.0:
         raise UsageError(f"a zoom to {far:g} of the size; give a share between 0 and 1")
-    near = enlarge(image, side)
-    label = _Label(captions, near.width)
+    label = Label(captions, enlarge(image, side).width)
 
-    def at(share: float, weights: dict[int, float]) -> Image.Image:
-        return label.under(_shrunk(near, far ** smoothstep(share)), weights)
+    def drawn(view: Any, progress: float, gone: float) -> Image.Image:
+        picture = image if leaving is None or not gone else from_tensor(leaving(to_tensor(image), gone))[0]
+        if view is None or progress <= 0.0:
+            picture = enlarge(picture, side)
+        else:
+            picture = (_moving if progress < 1.0 else _still)(view, picture, progress, side)
+        return picture if far is None or not gone else _shrunk(picture, far**gone)
 
-    away = [at(k / (frames + 1), _fade(0, 1, k / (frames + 1))) for k in range(1, frames + 1)]
-    return [at(0.0, {0: 1.0})] * max(1, hold) + away + [at(1.0, {1: 1.0})] * max(1, hold) + away[::-1]
+    shown: list[Image.Image] = []
+    for place, here in enumerate(stops):
+        there = stops[(place + 1) % len(stops)]
+        shown += [label.under(drawn(here.view, 1.0, here.gone), {here.caption: 1.0})] * max(1, hold)
+        for k in range(1, frames + 1):
+            share = k / (frames + 1)
+            gone = here.gone + (there.gone - here.gone) * smoothstep(share)
+            picture = drawn(*_turning(here.view, there.view, share), gone)
+            shown.append(label.under(picture, _fade(here.caption, there.caption, share)))
+    return shown
+
+
+def _turning(here: Any, there: Any, share: float) -> tuple[Any, float]:
+    """Between two views: the one that moves, and how far it has moved the picture as it is.
+
+    A view that goes comes to rest before the next one comes: both ways are eased by themselves.
+    """
+    ways = [way for way in ((here, True), (there, False)) if way[0] is not None]
+    if not ways or here == there:
+        return here, 1.0
+    leg = min(int(share * len(ways)), len(ways) - 1)
+    view, back = ways[leg]
+    progress = smoothstep(share * len(ways) - leg)
+    return view, 1.0 - progress if back else progress
 
 
 def strip(images: Sequence[Image.Image], captions: Sequence[str], *, side: int = SIDE, gap: int = 12) -> Image.Image:
@@ -146,58 +226,13 @@ def strip(images: Sequence[Image.Image], captions: Sequence[str], *, side: int =
     if not images or len(images) != len(captions):
         raise UsageError(f"a strip of {len(images)} pictures has {len(captions)} captions")
     large = [enlarge(image, side) for image in images]
-    label = _Label(captions, large[0].width)
+    label = Label(captions, large[0].width)
     cells = [label.under(image, {k: 1.0}) for k, image in enumerate(large)]
     width, height = cells[0].size
-    sheet = Image.new("RGB", (len(cells) * (width + gap) + gap, height + 2 * gap), _PAPER)
+    sheet = Image.new("RGB", (len(cells) * (width + gap) + gap, height + 2 * gap), PAPER)
     for k, cell in enumerate(cells):
         sheet.paste(cell, (gap + k * (width + gap), gap))
     return sheet
-
-
-def write_mp4(path: Path, frames: Sequence[Image.Image], *, milliseconds: int = MILLISECONDS) -> None:
-    """Write a film that every player knows (H.264, 4:2:0).
-
-    Args:
-        path: The file, replaced whole or not at all.
-        frames: At least one, all of one size; odd sides get one white line more, which the format asks for.
-        milliseconds: Time of each frame.
-
-    Raises:
-        UsageError: The extra `video` is not installed, or there are no frames.
-    """
-    need_mp4()
-    if not frames:
-        raise UsageError("a film of no frames")
-    from imageio.v2 import get_writer
-
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
-    try:
-        with get_writer(
-            temporary, format="FFMPEG", fps=1000 / milliseconds, codec="libx264", pixelformat="yuv420p",
-            macro_block_size=1, ffmpeg_log_level="error", output_params=["-crf", "18", "-movflags", "+faststart"],
-        ) as film:  # fmt: skip
-            writer: Any = film
-            for frame in frames:
-                writer.append_data(np.asarray(_even(frame)))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def need_mp4() -> None:
-    """Refuse an MP4 before anything is drawn, where it cannot be written.
-
-    Raises:
-        UsageError: The extra `video` is not installed.
-    """
-    from importlib.util import find_spec
-
-    missing = [name for name in ("imageio", "imageio_ffmpeg") if find_spec(name) is None]
-    if missing:
-        raise UsageError(
-            f"an MP4 needs {' and '.join(missing)}, not installed", "pip install 'diffkit[video]', or write a GIF."
-        )
 
 
 def _check(count: int, captions: Sequence[str], frames: int, hold: int) -> None:
@@ -221,10 +256,8 @@ def _fade(here: int, there: int, share: float) -> dict[int, float]:
     return {here: 1.0 - smoothstep(share / 0.4), there: smoothstep((share - 0.6) / 0.4)}
 
 
-def _still(view: Any, image: Image.Image, side: int) -> Image.Image:
+def _still(view: Any, image: Image.Image, progress: float, side: int) -> Image.Image:
     """The picture seen in a view, exactly: turned at its own size, where turning the enlarged one differs at all."""
-    if view is None:
-        return enlarge(image, side)
     if _wrong_when_large(view, image.width, _factor(image, side)) < 1e-6:
         return view.frame(enlarge(image, side), 1.0)
     return enlarge(view.frame(image, 1.0), side)
@@ -263,78 +296,11 @@ def _shrunk(image: Image.Image, scale: float) -> Image.Image:
     new = [ceil(side * scale) + (side - ceil(side * scale)) % 2 + 2 for side in image.size]
     span = [n / scale for n in new]
     border = [ceil((s - side) / 2) for s, side in zip(span, image.size, strict=True)]
-    wide = Image.new("RGB", (width + 2 * border[0], height + 2 * border[1]), _PAPER)
+    wide = Image.new("RGB", (width + 2 * border[0], height + 2 * border[1]), PAPER)
     wide.paste(image, (border[0], border[1]))
     left, top = (wide.width - span[0]) / 2, (wide.height - span[1]) / 2
     box = (left, top, left + span[0], top + span[1])
-    paper = Image.new("RGB", image.size, _PAPER)
+    paper = Image.new("RGB", image.size, PAPER)
     small = wide.resize((new[0], new[1]), Image.Resampling.LANCZOS, box=box)
     paper.paste(small, ((width - new[0]) // 2, (height - new[1]) // 2))
     return paper
-
-
-def _even(frame: Image.Image) -> Image.Image:
-    frame = frame.convert("RGB")
-    size = (frame.width + frame.width % 2, frame.height + frame.height % 2)
-    if size == frame.size:
-        return frame
-    even = Image.new("RGB", size, _PAPER)
-    even.paste(frame)
-    return even
-
-
-class _Label:
-    """The strip of white under every frame, with room for the longest caption.
-
-    Args:
-        captions: All that will be written.
-        width: Of the frames.
-    """
-
-    def __init__(self, captions: Sequence[str], width: int) -> None:
-        self.font = ImageFont.load_default(max(12, round(width / 18)))
-        self.width = width
-        self.lines = [list(self._wrapped(caption)) for caption in captions]
-        most = max(len(lines) for lines in self.lines)
-        ascent, descent = self.font.getmetrics() if isinstance(self.font, ImageFont.FreeTypeFont) else (11, 3)
-        self.step = ascent + descent
-        self.margin = self.step // 2
-        self.height = most * self.step + 2 * self.margin if most else 0
-
-    def under(self, image: Image.Image, weights: dict[int, float]) -> Image.Image:
-        """Put the strip under a picture, each caption as dark as its weight in [0, 1] says."""
-        frame = Image.new("RGB", (image.width, image.height + self.height), _PAPER)
-        frame.paste(image, (0, 0))
-        draw = ImageDraw.Draw(frame)
-        for k, weight in weights.items():
-            ink = tuple(round(p + (i - p) * weight) for p, i in zip(_PAPER, _INK, strict=True))
-            if ink == _PAPER:
-                continue
-            top = image.height + (self.height - len(self.lines[k]) * self.step) // 2
-            for number, line in enumerate(self.lines[k]):
-                left = round((image.width - draw.textlength(line, font=self.font)) / 2)
-                draw.text((left, top + number * self.step), line, fill=ink, font=self.font)
-        return frame
-
-    def _wrapped(self, text: str) -> Iterator[str]:
-        """Break a caption into at most two lines; what does not fit is cut off with an ellipsis."""
-        words, line, made = " ".join(text.split()).split(" "), "", 0
-        while words and words[0]:
-            longer = f"{line} {words[0]}".strip()
-            if self._fits(longer):
-                line = longer
-                words.pop(0)
-            elif made < _LINES - 1 and line:
-                yield line
-                line, made = "", made + 1
-            else:
-                line = longer
-                while line and not self._fits(line + "…"):
-                    line = line[:-1]
-                line += "…"
-                break
-        if line:
-            yield line
-
-    def _fits(self, text: str) -> bool:
-        return self.font.getlength(text) <= self.width - 8

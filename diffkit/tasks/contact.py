@@ -2,32 +2,48 @@
 
 from __future__ import annotations
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from diffkit.images import from_tensor
 from diffkit.pictures import grid
+from diffkit.tasks.captions import PAPER, Label
 from diffkit.tasks.illusion import Illusion, seen
-from diffkit.tasks.search import Found
+from diffkit.tasks.search import Candidate, Found
 
 SIDE = 128
+FRAME = 4
+KEPT = (30, 132, 73)
+_FAINT = 0.6  # of the ink under candidates that were dropped
 
 
 def contact_sheet(found: Found, illusion: Illusion, columns: int | None = None) -> Image.Image:
     """Return a sheet of all candidates, best first: each in all its views, with its A and C.
 
-    "at 12" says that it was judged, and dropped, after 12 steps.
+    Those that were kept are framed and numbered; "at 12/30" says after how many steps one was dropped.
     """
     best = {one.seed: number for number, one in enumerate(found.best)}
     order = sorted(
         found.tried, key=lambda one: (best.get(one.seed, len(best)), one.dropped, -one.steps, -one.alignment)
     )
-    cells, labels = [], []
+    framed = []
     for one in order:
         views = [from_tensor(part.clamp(-1, 1))[0] for part in seen(illusion, one.image[None])]
-        cells.append(grid([_cell(view) for view in views], len(views), gap=1, min_cell=1))
-        place, when = (f"{best[one.seed] + 1}:" if one.seed in best else ""), (f"at {one.steps}" if one.dropped else "")
-        labels.append(f"{place} seed {one.seed} A {one.alignment:.3f} C {one.concealment:.2f} {when}".strip())
-    return grid(cells, columns, labels=labels, gap=6, min_cell=1)
+        row = grid([_cell(view) for view in views], len(views), gap=1, min_cell=1).convert("RGB")
+        framed.append(ImageOps.expand(row, FRAME, KEPT if one.seed in best else PAPER))
+    label = Label([_words(one, best.get(one.seed), found.steps) for one in order], framed[0].width)
+    cells = [
+        label.under(cell, {k: _FAINT if one.dropped else 1.0})
+        for k, (one, cell) in enumerate(zip(order, framed, strict=True))
+    ]
+    return grid(cells, columns, gap=6, min_cell=1)
+
+
+def _words(one: Candidate, place: int | None, steps: int) -> str:
+    """Scores to three digits that count: some measures are small throughout."""
+    words = [] if place is None else [f"#{place + 1}:"]
+    words += [f"seed {one.seed}", f"A={one.alignment:.3g}", f"C={one.concealment:.3g}"]
+    words += [f"at {one.steps}/{steps}"] if one.dropped else []
+    return " ".join(words)
 
 
 def _cell(view: Image.Image) -> Image.Image:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffkit.images import from_tensor, resize
 from diffkit.pictures import write_gif
-from diffkit.tasks import animate
+from diffkit.tasks import animate, mp4
 from diffkit.tasks.illusion import Illusion, seen
 from diffkit.views import parse_view
 
@@ -21,9 +21,9 @@ _SMALL, _LARGE = 160, 320
 
 
 def captions(illusion: Illusion) -> list[str]:
-    """Return what is written under each view or part: its prompt, and how it is seen where that is not plain."""
+    """Return what is written under each view or part: the prompt without the style, and how it is seen."""
     found = []
-    for part, label, view in zip(illusion.parts(), illusion.labels(), illusion.views, strict=True):
+    for part, label, view in zip(illusion.parts(), illusion.prompts, illusion.views, strict=True):
         names = getattr(illusion.split, "part_names", ())
         how = [names[part]] if names else []
         how += [view.spec] if view.spec != "identity" else []
@@ -35,7 +35,7 @@ def with_reference(illusion: Illusion) -> Illusion:
     """Return an illusion, to be shown only, whose given part has a name and a view like those with a prompt."""
     if illusion.reference is None:
         return illusion
-    words, views = illusion.labels(), list(illusion.views)
+    words, views = list(illusion.prompts), list(illusion.views)
     words.insert(illusion.fixed, REFERENCE)
     views.insert(illusion.fixed, parse_view("identity"))
     return Illusion(tuple(words), tuple(views), illusion.split)
@@ -62,12 +62,12 @@ def _no_larger(image: Image.Image, side: int) -> Image.Image:
 
 
 def moving(illusion: Illusion, picture: Image.Image) -> list[Image.Image]:
-    """Return the animation of a finished picture: from view to view, or for a split the way into the distance."""
+    """Return the animation of a finished picture: from view to view, or from all of it to the first part of a split."""
     illusion = with_reference(illusion)
-    if all(view.spec == "identity" for view in illusion.views) and illusion.split is not None:
-        words = captions(illusion)
-        return animate.zoom_out(picture, [words[-1], words[0]])  # the last part is seen from near
-    return animate.frames_between(illusion.views, picture, captions(illusion))
+    words = captions(illusion)
+    if illusion.split is None:
+        return animate.frames_between(illusion.views, picture, words)
+    return animate.parts_in_turn(illusion.split, illusion.views, picture, words)
 
 
 def write_moving(illusion: Illusion, kind: str, written: list[tuple[Path, Image.Image]]) -> dict[str, list[str]]:
@@ -83,6 +83,6 @@ def write_moving(illusion: Illusion, kind: str, written: list[tuple[Path, Image.
         if kind == "gif":
             write_gif(target, frames, milliseconds=animate.MILLISECONDS, hold=animate.MILLISECONDS)
         else:
-            animate.write_mp4(target, frames)
+            mp4.write_mp4(target, frames, milliseconds=animate.MILLISECONDS)
         paths.append(str(target))
     return {"animations": paths}

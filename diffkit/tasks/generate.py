@@ -107,6 +107,14 @@ def check_settings(settings: Settings) -> None:
         )
 
 
+def unheard(settings: Settings) -> str | None:
+    """Say that a negative prompt is not heard, where guidance 1 was asked for; None where all is well."""
+    if settings.guidance != 1.0 or not settings.negative:
+        return None
+    told = f"--negative-prompt {settings.negative!r}"
+    return f"at --guidance 1 the prompt alone is heard, and {told} is not: give more guidance, or leave it out"
+
+
 def prepare(base: Any, settings: Settings, **options: Any) -> Any:
     """Make the scheduler with its grid set.
 

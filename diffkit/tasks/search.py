@@ -1,7 +1,7 @@
 """The best of many seeds: illusions are sampled, scored view by view, dropped early where they fail, and the best kept.
 
-Holds the rounds of the search. What is drawn is in `illusion.py`, how it is judged in `scores.py`, the contact sheet in
-`contact.py`. Dropping half after part of the steps is successive halving, Karnin et al., ICML 2013, algorithm 2.
+Holds the search; its plan is in `rounds.py`, what is drawn in `illusion.py`, how it is judged in `diffkit.scores`, the
+contact sheet in `contact.py`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from diffkit.scores import Scorer, alignment, concealment, score_matrix
 from diffkit.tasks.fitting import reference_for
 from diffkit.tasks.generate import Settings, batches, prepare
 from diffkit.tasks.illusion import Illusion, illusion_net, seen, usual, working
+from diffkit.tasks.rounds import CUTS as CUTS
+from diffkit.tasks.rounds import Round as Round
+from diffkit.tasks.rounds import candidate_seeds as candidate_seeds
+from diffkit.tasks.rounds import network_calls as network_calls
+from diffkit.tasks.rounds import rounds as rounds
 from diffkit.types import Cond, Denoiser, Prediction, Step
 
 LOG = logging.getLogger("diffkit.tasks")
-
-# Measured on digits: the best of eight was in the better half of the clean estimates in 18 of 22 groups (chance: 11)
-# halfway through, and in as many or fewer at 0.4, 0.6 and 0.7.
-CUTS = (0.5,)
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,14 @@ class Candidate:
 
     def describe(self) -> dict[str, Any]:
         """What `--json` and the metadata say of it."""
-        scores = [[round(v, 4) for v in row] for row in self.matrix.tolist()]
-        return {"seed": self.seed, "A": round(self.alignment, 4), "C": round(self.concealment, 4), "matrix": scores,
+        scores = [[_short(v) for v in row] for row in self.matrix.tolist()]
+        return {"seed": self.seed, "A": _short(self.alignment), "C": _short(self.concealment), "matrix": scores,
                 "steps": self.steps, "dropped": self.dropped}  # fmt: skip
+
+
+def _short(score: float) -> float:
+    """To five digits that count: what a measure tells candidates apart by may be small."""
+    return float(f"{score:.5g}")
 
 
 @dataclass(frozen=True)
@@ -93,58 +99,6 @@ class Found:
         """What `--json` and the metadata say of the search."""
         return {"best": self.seeds, "rows": self.rows, "saved": round(self.saved, 4),
                 "tried": [one.describe() for one in self.tried]}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Round:
-    """A stretch of the grid, steps `start` to `stop` - 1, that `count` candidates take."""
-
-    start: int
-    stop: int
-    count: int
-
-
-def rounds(count: int, keep: int, steps: int, cuts: Sequence[float] = CUTS) -> list[Round]:
-    """Plan the search: after each cut the better half goes on, and never fewer than are kept.
-
-    Args:
-        count: Candidates.
-        keep: How many are wanted in the end.
-        steps: Steps of the grid.
-        cuts: Ascending fractions of the steps in (0, 1); none for no early rejection.
-
-    Raises:
-        UsageError: Cuts that are not ascending fractions, or more to keep than there are.
-    """
-    if not 1 <= keep <= count:
-        raise UsageError(f"--best-of {count} cannot give {keep} pictures", f"Use --best-of {max(keep, 1)} or more.")
-    if any(not 0.0 < cut < 1.0 for cut in cuts) or list(cuts) != sorted(set(cuts)):
-        raise UsageError(
-            f"early rejection after {list(cuts)} of the steps; needed: ascending fractions between 0 and 1"
-        )
-    plan, start, alive = [], 0, count
-    for cut in cuts:
-        stop, survivors = max(1, round(cut * steps)), max(keep, -(-alive // 2))
-        if start < stop < steps and survivors < alive:
-            plan.append(Round(start, stop, alive))
-            start, alive = stop, survivors
-    return [*plan, Round(start, steps, alive)]
-
-
-def network_calls(plan: Sequence[Round], batch_size: int) -> int:
-    """Return how many network calls a plan takes, one per step and batch."""
-    return sum((one.stop - one.start) * len(batches(one.count, batch_size)) for one in plan)
-
-
-def candidate_seeds(seeds: Sequence[int], best_of: int) -> list[int]:
-    """Return the seeds to try: those given, and on from the last one up to `best_of`.
-
-    Raises:
-        UsageError: None or more than `best_of` are given.
-    """
-    if not 1 <= len(seeds) <= best_of:
-        raise UsageError(f"--best-of {best_of} with {len(seeds)} seeds", "Give at most as many as are tried.")
-    return [*seeds, *range(seeds[-1] + 1, seeds[-1] + 1 + best_of - len(seeds))]
 
 
 def rate(illusion: Illusion, images: Tensor, scorer: Scorer) -> tuple[Tensor, Tensor, Tensor]:

@@ -233,7 +233,7 @@ def test_every_word_asked_for_decides_about_the_model(run_cli, tmp_path: Path, m
         raise ModelError(f"{why}; {name} is out of reach")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("diffkit.cli.pictures._check_reach", unreachable)
+    monkeypatch.setattr("diffkit.cli.loading._check_reach", unreachable)
     ran = run_cli("sample", *asked, "--steps", 2)
     assert ran.code == 4
     assert "stable-diffusion" in ran.stderr

@@ -1,24 +1,33 @@
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
+import imageio.v2 as imageio
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from diffkit.errors import UsageError
-from diffkit.images import from_tensor
+from diffkit.filters import FILTERS, parse_filter
+from diffkit.images import from_tensor, to_tensor
 from diffkit.pictures import write_gif
-from diffkit.tasks import animate
-from diffkit.tasks.animate import enlarge, frames_between, smoothstep, strip, write_mp4, zoom_out
+from diffkit.tasks.animate import enlarge, frames_between, parts_in_turn, smoothstep, strip, zoom_out
+from diffkit.tasks.mp4 import need_mp4, write_mp4
 from diffkit.views import parse_view
 
 
 def picture(size: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
     noise = torch.rand(1, 3 if mode == "RGB" else 1, size, size, generator=torch.Generator().manual_seed(seed))
     return from_tensor(noise * 2 - 1)[0]
+
+
+def smooth(size: int) -> Image.Image:
+    """A red to blue slope with a dark bar: no two frames of anything that moves it are alike."""
+    x = torch.linspace(-1, 1, size)
+    colours = torch.stack([x.expand(size, size), -x.expand(size, size) * 0.5, x[:, None].expand(size, size)])[None]
+    colours[..., size // 4 : size // 2, size // 8 : size // 2] = -0.9
+    return from_tensor(colours)[0]
 
 
 def array(image: Image.Image) -> np.ndarray:
@@ -90,6 +99,37 @@ def test_three_views_pass_through_the_picture_as_it_is() -> None:
     assert (inside(frames[5], 32) == array(enlarge(image, 32))).all()
 
 
+class Spy:
+    """A view that moves nothing and remembers how far it was asked to go."""
+
+    def __init__(self) -> None:
+        self.asked: list[float] = []
+
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    def frame(self, image: Image.Image, progress: float) -> Image.Image:
+        self.asked.append(progress)
+        return image
+
+
+def test_a_view_comes_to_rest_before_the_next_one_moves() -> None:
+    """No jerk at the picture as it is, where one motion ends and another begins."""
+    one, other = Spy(), Spy()
+    frames_between([one, other], picture(8), ["a", "b"], frames=23, hold=1, side=8)
+    goes, comes = one.asked[:12], other.asked[:12]  # held, then eleven frames; at rest; twelve, the last one held
+    assert goes[0] == comes[-1] == 1.0
+    assert goes == pytest.approx([1.0 - smoothstep(k / 12) for k in range(12)], abs=1e-9)
+    assert comes == pytest.approx([smoothstep(k / 12) for k in range(1, 13)], abs=1e-9)
+
+
+def test_of_two_equal_views_only_the_captions_change() -> None:
+    image, view = picture(16), parse_view("rotate_cw")
+    frames = frames_between([view, view], image, ["a", "b"], frames=3, hold=1, side=32)
+    assert len({inside(frame, 32).tobytes() for frame in frames}) == 1
+    assert len({frame.tobytes() for frame in frames}) > 3
+
+
 def test_captions_fade_out_and_in() -> None:
     frames = frames_between(parse_view("flip"), picture(8), ["six", "nine"], frames=19, hold=1, side=64)
     dark = [ink(frame, 64) for frame in frames[:21]]
@@ -144,6 +184,63 @@ def test_from_afar_the_fine_part_is_gone() -> None:
     assert np.abs(far[2:-2, 5:7] - 191).max() < 8
 
 
+def test_a_zoom_with_three_captions_rests_between_both_ways() -> None:
+    image = Image.new("L", (48, 48), 0)
+    frames = zoom_out(image, ["near", "", "far"], frames=8, hold=2, side=48, far=1 / 16)
+    assert len(frames) == 4 * (2 + 4)
+    areas = [float((255.0 - inside(frame, 48)[..., 0]).sum() / 255) for frame in frames]
+    for place, wanted in ((0, 48), (6, 12), (12, 3), (18, 12)):
+        assert areas[place] == areas[place + 1] == pytest.approx(wanted**2, rel=0.05)
+    assert [ink(frames[place], 48) > 200 for place in (0, 6, 12, 18)] == [True, False, True, False]
+    assert areas[2:12] == sorted(areas[2:12], reverse=True)
+    assert areas[13:] == sorted(areas[13:])
+
+
+@pytest.mark.parametrize("name", sorted(FILTERS))
+def test_every_filter_has_its_way_to_the_first_part(name: str) -> None:
+    split, image = parse_filter(name), smooth(64)
+    views = [parse_view("identity")] * split.parts
+    words = list("abc")[: split.parts]
+    frames = parts_in_turn(split, views, image, words, frames=8, hold=1, side=64)
+    legs = split.parts - 1
+    assert len(frames) == 2 * legs * (1 + 8 // legs)
+    half = len(frames) // 2
+    assert (inside(frames[0], 64) == array(image)).all()
+    assert ink(frames[0], 64) > 200
+    for k in range(1, half):  # there and back by the same way, without a jump where it begins again
+        assert (inside(frames[k], 64) == inside(frames[-k], 64)).all()
+    if split.apart == "distance":
+        zoom = zoom_out(image, words[::-1], frames=8, hold=1, side=64)
+        assert [frame.tobytes() for frame in frames] == [frame.tobytes() for frame in zoom]
+    elif split.apart == "never":
+        assert len({inside(frame, 64).tobytes() for frame in frames}) == 1
+    else:
+        first = array(from_tensor(split.leaving(to_tensor(image), 1.0))[0])
+        assert (inside(frames[half], 64) == first).all()
+        moved = [np.abs(inside(frame, 64) - inside(frames[0], 64)).mean() for frame in frames[: half + 1]]
+        assert moved == sorted(moved)
+        assert moved[-1] > moved[1] >= 0
+
+
+def test_colour_fades_while_the_picture_turns_to_the_other_view() -> None:
+    split, image = parse_filter("grey_colour"), picture(64)
+    grey_view, colour_view = parse_view("flip"), parse_view("rotate_180")
+    frames = parts_in_turn(split, [grey_view, colour_view], image, ["grey", "colour"], frames=10, hold=1, side=64)
+    assert (inside(frames[0], 64) == array(colour_view.frame(image, 1.0))).all()
+    far = inside(frames[11], 64)
+    assert (far == array(grey_view.frame(from_tensor(split.part(to_tensor(image), 0))[0], 1.0))).all()
+    spread = [(inside(frame, 64).max(-1) - inside(frame, 64).min(-1)).mean() for frame in frames[:12]]
+    assert spread[11] == 0 < spread[8] < spread[3]
+
+
+def test_each_part_needs_a_view_and_a_caption() -> None:
+    split, view = parse_filter("low_high"), parse_view("identity")
+    with pytest.raises(UsageError, match="2 views has 1 captions"):
+        parts_in_turn(split, [view] * 2, picture(8), ["a"])
+    with pytest.raises(UsageError, match="2 parts has 1 views"):
+        parts_in_turn(split, [view], picture(8), ["a", "b"])
+
+
 def test_strip_puts_views_side_by_side() -> None:
     views = [picture(16, seed=1), picture(16, "L", seed=2)]
     sheet = strip(views, ["one", "two"], side=32, gap=5)
@@ -180,8 +277,6 @@ def test_a_gif_holds_the_ends(tmp_path: Path) -> None:
 
 
 def test_an_mp4_plays(tmp_path: Path) -> None:
-    imageio = pytest.importorskip("imageio.v2")
-    pytest.importorskip("imageio_ffmpeg")
     frames = frames_between(parse_view("flip"), picture(8, "L"), ["six", "nine"], frames=3, hold=2, side=33)
     path = tmp_path / "film.mp4"
     write_mp4(path, frames, milliseconds=50)
@@ -205,8 +300,8 @@ def test_without_the_extra_the_hint_says_how_to_get_it(tmp_path: Path, monkeypat
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "imageio_ffmpeg" else found(name))
     with pytest.raises(UsageError, match="imageio_ffmpeg, not installed") as caught:
-        animate.need_mp4()
+        need_mp4()
     assert "diffkit[video]" in caught.value.hint
     with pytest.raises(UsageError, match="imageio_ffmpeg"):
         write_mp4(tmp_path / "x.mp4", [picture(8)])
-    assert "imageio" not in sys.modules or not list(tmp_path.iterdir())
+    assert not list(tmp_path.iterdir())

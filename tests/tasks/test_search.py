@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -16,10 +17,10 @@ from diffkit.levels import network_level, out_of
 from diffkit.models.ddpm import PixelCodec, RunMeta
 from diffkit.schedules import make_noise_scheduler
 from diffkit.schema import NoiseSpec
-from diffkit.tasks.contact import SIDE, contact_sheet
+from diffkit.tasks.contact import FRAME, KEPT, SIDE, _words, contact_sheet
 from diffkit.tasks.generate import Settings
 from diffkit.tasks.illusion import Illusion, draw, seen
-from diffkit.tasks.search import Round, candidate_seeds, network_calls, rate, rounds, search
+from diffkit.tasks.search import Candidate, Round, candidate_seeds, network_calls, rate, rounds, search
 from diffkit.types import Cond, Prediction
 from diffkit.views import parse_view
 from tests.tasks.conftest import Counting
@@ -281,21 +282,37 @@ def test_the_record_is_json(models) -> None:
     assert best["A"] == pytest.approx(min(best["matrix"][0][0], best["matrix"][1][1]), abs=1e-4)
 
 
-def test_contact_sheet_shows_every_candidate_in_all_views_best_first(models) -> None:
+def test_contact_sheet_shows_every_candidate_in_all_views_best_first_and_framed(models) -> None:
     illusion = anagram("classes")
-    found = search(models("classes"), illusion, [0], settings(), Corner(), best_of=4)
+    found = search(models("classes"), illusion, [0], settings(), Corner(), best_of=4, keep=2)
     sheet = contact_sheet(found, illusion, columns=2)
     side = math.ceil(SIDE / 9) * 9
-    cell = 2 * side + 3
-    assert sheet.width == 2 * (cell + 6) + 6
-    assert sheet.height > 2 * side
-    first = seen(illusion, found.best[0].image[None].clamp(-1, 1))
+    width, height = 2 * side + 3 + 2 * FRAME, side + 2 + 2 * FRAME
+    assert sheet.width == 2 * (width + 6) + 6
+    rows = [6, 6 + (sheet.height - 6) // 2]
+    corners = [(left, top) for top in rows for left in (6, 12 + width)]
+    framed = [sheet.getpixel(corner) == KEPT and sheet.getpixel((x + FRAME - 1, y + 9)) == KEPT
+              for corner in corners for x, y in [corner]]  # fmt: skip
+    assert framed == [True, True, False, False]
+    inked = np.asarray(sheet.convert("L"))
+    for left, top in corners:
+        assert inked[top + height : top + height + 60, left : left + width].min() < 150  # its scores
     pixel = side // 9
-    top = sheet.height // 2 - 6 - side
-    for view, left in zip(first, (7, 7 + side + 1), strict=True):
-        shown = [sheet.getpixel((left + x * pixel + 4, top + y * pixel + 4)) for y in range(9) for x in range(9)]
-        wanted = ((view[0, 0].flatten() + 1) * 127.5).tolist()
-        assert shown == pytest.approx(wanted, abs=1.0)
+    for one, (left, top) in zip(found.best, corners, strict=False):
+        for k, view in enumerate(seen(illusion, one.image[None].clamp(-1, 1))):
+            x0, y0 = left + FRAME + 1 + k * (side + 1) + 4, top + FRAME + 1 + 4
+            shown = [sheet.getpixel((x0 + x * pixel, y0 + y * pixel))[0] for y in range(9) for x in range(9)]
+            assert shown == pytest.approx(((view[0, 0].flatten() + 1) * 127.5).tolist(), abs=1.0)
+
+
+def test_small_scores_keep_their_digits() -> None:
+    one = Candidate(
+        3, torch.zeros(1, 8, 8), torch.tensor([[-1.234567e-5, -9.0], [-9.0, -2e-7]]), -1.234567e-5, 0.99994, 9
+    )
+    assert (one.describe()["A"], one.describe()["matrix"][1][1]) == pytest.approx((-1.2346e-5, -2e-7), rel=1e-6)
+    other = Candidate(4, *(getattr(one, name) for name in ("image", "matrix")), -2e-5, 0.5, 4, dropped=True)
+    assert _words(one, 0, 9) == "#1: seed 3 A=-1.23e-05 C=1"
+    assert _words(other, None, 9) == "seed 4 A=-2e-05 C=0.5 at 4/9"
 
 
 def test_wrong_arguments(models) -> None:
