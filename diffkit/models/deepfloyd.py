@@ -34,7 +34,8 @@ class Pixels:
 class DeepFloyd(TextModel):
     """One stage of DeepFloyd IF (the `Model` protocol); arguments as of `TextModel`.
 
-    The UNet's six output channels come apart as `Prediction.out` (epsilon) and `Prediction.var`.
+    The UNet's six output channels come apart as `Prediction.out` (what it was trained to predict: epsilon in the
+    published models) and `Prediction.var`.
     """
 
     family = "deepfloyd"

@@ -51,7 +51,7 @@ class Safety:
             raise ModelError(f"{repo.id} holds no safety checker", "Leave the safety option at auto.")
         if mode == "off":
             LOG.info("the safety checker of %s is off, as asked", repo.id)
-        elif not self.active:
+        elif not self.active and not repo.has("diffkit.json"):  # those that diffkit trained never hold one
             LOG.info("%s holds no safety checker: pictures are not judged", repo.id)
 
     def screen(self, images: Tensor) -> tuple[Tensor, list[bool]]:
