@@ -5,6 +5,7 @@ No command of its own.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,6 +18,8 @@ from diffkit.errors import ModelError, UsageError
 if TYPE_CHECKING:
     from diffkit.tasks.illusion import Illusion
     from diffkit.tasks.ladder import Ladder
+
+LOG = logging.getLogger("diffkit")
 
 HUB = "DeepFloyd/IF-I-M-v1.0"
 # Of the shared options these are one per picture; here each picture has several.
@@ -154,6 +157,7 @@ class _Job:
     def before(self, source: str, given: dict[str, Any]) -> None:
         """Refuse what the models cannot do, before any weights are read."""
         from diffkit.models.hub import open_repo
+        from diffkit.models.vocabulary import BUNDLED
         from diffkit.tasks.fitting import check_fit, space_in
         from diffkit.tasks.ladder import Ladder, stages_for
 
@@ -174,6 +178,12 @@ class _Job:
         self.ladder.check(self.illusion, space)
         if self.best_of is not None:
             self._check_search(repo, space.text, given["num"])
+        told = self.illusion
+        if source == BUNDLED and told.split is not None and not any(" on " in prompt for prompt in told.prompts):
+            LOG.info(
+                "the small model draws hybrids best of prompts that leave the other part open: %r from afar, %r from near",
+                "a sign on a red heart", "the letter A on a shape",
+            )  # fmt: skip
 
     def _check_search(self, repo: Any, text: bool, num: int) -> None:
         from diffkit.scores import check_judge, parse_scorer

@@ -392,3 +392,10 @@ def test_the_model_left_out_is_the_papers(run_cli) -> None:
     ran = run_cli("anagram", "--p1", "a cat", "--p2", "a dog", "--offline")
     assert ran.code == 4
     assert "does not know 'cat', and model 'DeepFloyd/IF-I-M-v1.0'" in ran.stderr
+
+
+def test_the_small_model_says_which_prompts_make_hybrids(run_cli) -> None:
+    common = ("hybrid", "-m", "tiny", "--steps", 2, "--dry-run")
+    assert "a sign on a red heart" in run_cli(*common, "--p1", "a red heart", "--p2", "the letter A").stderr
+    ran = run_cli(*common, "--p1", "a sign on a red heart", "--p2", "the letter A on a shape")
+    assert (ran.code, "best of prompts" in ran.stderr) == (0, False)
