@@ -179,6 +179,7 @@ def test_of_captions_one_word_is_changed_that_not_all_share(monkeypatch: pytest.
         "a a", "a heart", "a red", "disc disc", "heart disc", "red disc",
     ]  # fmt: skip
     assert alternatives(Worded("none"), ["a disc"]) == []
+    assert "a disc" not in alternatives(Worded(), ["A disc."])
     monkeypatch.setattr("diffkit.scores.diffusion.MOST", 3)
     some = alternatives(Worded(), ["a disc"])
     assert len(set(some)) == 3
@@ -242,6 +243,9 @@ def test_large_samples_come_in_small_batches() -> None:
     model.seen.clear()
     torch.testing.assert_close(DiffusionScorer(model=model).score(images, ["0", "1"]), whole)
     assert {len(x) for x, _, _ in model.seen} == {3}
+    model.seen.clear()
+    torch.testing.assert_close(parse_scorer("model", model=model, max_batch=2).score(images, ["0", "1"]), whole)
+    assert max(len(x) for x, _, _ in model.seen) == 2
 
 
 # --- families
@@ -286,11 +290,12 @@ def test_models_of_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make
 def test_what_cannot_judge_is_refused_from_its_files(tmp_path: Path) -> None:
     plain = make_run(tmp_path / "plain", kind="none", size=SIDE)
     make_sd(tmp_path / "inpaint", in_channels=9)
+    make_if(tmp_path / "second", stage=2)
     once = make_run(tmp_path / "once", size=SIDE)
     meta = json.loads((once / "diffkit.json").read_text())
     (once / "diffkit.json").write_text(json.dumps(meta | {"prediction": "one_step", "sigma": 0.5}))
     for folder, said in ((plain, "neither prompts nor classes"), (tmp_path / "inpaint", "needs a picture"),
-                         (once, "one noise level")):  # fmt: skip
+                         (tmp_path / "second", "needs a picture"), (once, "one noise level")):  # fmt: skip
         with pytest.raises(UsageError, match=said):
             parse_scorer(f"model:{folder}")
     with pytest.raises(UsageError, match="neither prompts nor classes"):

@@ -181,7 +181,7 @@ class _Job:
         told = self.illusion
         if source == BUNDLED and told.split is not None and not any(" on " in prompt for prompt in told.prompts):
             LOG.info(
-                "the small model draws hybrids best of prompts that leave the other part open: %r from afar, %r from near",
+                "the small model draws hybrids best with prompts that leave a part open: %r from afar, %r from near",
                 "a sign on a red heart", "the letter A on a shape",
             )  # fmt: skip
 
@@ -194,7 +194,7 @@ class _Job:
         labels, asked = self.illusion.labels(), self.scorer
         # Of hybrids a model judges its own no better than chance: it has not learned blurred pictures.
         own = (not text or repo.has("diffkit.json")) and self.illusion.split is None
-        self.scorer = asked or ("model" if own else "clip")
+        self.scorer = (asked or ("model" if own else "clip")).strip().removesuffix(":")
         if self.scorer == "model":
             check_judge(repo, labels)
             return
@@ -239,16 +239,18 @@ class _Job:
 
         assert self.best_of is not None
         assert self.scorer is not None
-        judge = parse_scorer(self.scorer, device=model.device, model=model)
+        judge = parse_scorer(self.scorer, device=model.device, model=model, max_batch=settings.max_batch)
         calls = self._search_calls(settings, len(visits(model, settings)), len(seeds), batch_size)
         with Bar(f"best of {self.best_of}", calls) as bar:
             found = search(
                 model, self.illusion, seeds, settings, judge, best_of=self.best_of, keep=len(seeds),
                 batch_size=batch_size, on_step=bar.advance,
             )  # fmt: skip
-        told = {one.seed: one.describe() for one in found.best}
+        told = {one.seed: {"scorer": self.scorer, **one.describe()} for one in found.best}
         sheet = contact_sheet(found, self.illusion)
-        return Picked(found.seeds, found.describe(), sheet, calls, ("best_of", "scorer"), told)
+        return Picked(
+            found.seeds, {"scorer": self.scorer, **found.describe()}, sheet, calls, ("best_of", "scorer"), told
+        )
 
     def _search_calls(self, settings: Any, steps: int, keep: int, batch_size: int) -> int:
         from diffkit.schedulers import MEMORYLESS, canonical

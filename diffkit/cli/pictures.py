@@ -265,9 +265,9 @@ def _estimate(
         for some in groups
     ]  # fmt: skip
     facts = {**all_facts[0], "unet_calls": sum(f["unet_calls"] for f in all_facts)}
-    for some in groups:
+    for some, own in zip(groups, all_facts, strict=True):
         if (later := plans[some[0]].later) is not None:
-            more = later(settings[some[0]], given["num"] * len(some), given["batch_size"], all_facts[0]["steps"])
+            more = later(settings[some[0]], given["num"] * len(some), given["batch_size"], own["steps"])
             facts["unet_calls"] += more.pop("unet_calls", 0)
             facts |= more
     lines = [

@@ -36,14 +36,16 @@ SCORERS: Registry[Scorer] = Registry("scorer")
 
 
 def parse_scorer(
-    spec: str, *, device: str | torch.device = "cpu", model: Any = None, prompts: Sequence[str] = ()
-) -> Scorer:
+    spec: str, *, device: str | torch.device = "cpu", model: Any = None, max_batch: int | None = None,
+    prompts: Sequence[str] = (),
+) -> Scorer:  # fmt: skip
     """Make a scorer from `clip:ID`, `classifier:FILE`, `model:ID` or `model`; no weights are read yet.
 
     Args:
         spec: What follows the first colon is taken as it is: an id, a file or a folder.
         device: Where it computes.
         model: The model that draws, for `model` alone.
+        max_batch: Rows in one network call, for `model`.
         prompts: What it will be asked about; refused here, where it can be told.
 
     Raises:
@@ -51,7 +53,7 @@ def parse_scorer(
         ModelError: There is no such model.
     """
     name, _, source = spec.partition(":")
-    more = {"model": model} if name.strip() == "model" else {}
+    more = {"model": model, "max_batch": max_batch} if name.strip() == "model" else {}
     scorer: Any = SCORERS[name.strip()](source.strip(), str(device), **more)  # type: ignore[call-arg]
     scorer.check(prompts)
     made: Scorer = scorer

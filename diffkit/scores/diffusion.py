@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -52,6 +53,7 @@ class DiffusionScorer:
         source: A folder or a Hub id; the model that draws when empty.
         device: Where it computes; a model that draws stays where it is.
         model: The model that draws.
+        max_batch: Most rows in one network call; what fits when left out.
     """
 
     name: ClassVar[str]
@@ -59,6 +61,7 @@ class DiffusionScorer:
     source: str = ""
     device: str = "cpu"
     model: Any = field(default=None, compare=False, repr=False)
+    max_batch: int | None = None
 
     def check(self, prompts: Sequence[str] = ()) -> None:
         """Find the model, without its weights, and refuse what it cannot judge.
@@ -99,15 +102,20 @@ class DiffusionScorer:
         rows = torch.arange(len(asked) + len(null) + len(others)).expand(len(clean), -1)
         if len(others) > RIVALS:
             rows, some = rows[:, : -len(others)], rows[:, -len(others) :]
-            errors = denoising_errors(judge, clean, cond, SCREEN, rows=some, seed=SEED + 1).mean(-1)
+            errors = self._errors(clean, cond, SCREEN, rows=some, seed=SEED + 1)
             rows = torch.cat([rows, some.gather(1, errors.topk(RIVALS, largest=False).indices)], 1)
-        logits = -SCALE * denoising_errors(judge, clean, cond, ANGLES, rows=rows, seed=SEED).mean(-1)
+        logits = -SCALE * self._errors(clean, cond, ANGLES, rows=rows, seed=SEED)
         return torch.stack([_log_probability(logits, asked.index(prompt)) for prompt in prompts], 1)
+
+    def _errors(self, clean: Tensor, cond: Cond, angles: Sequence[float], *, rows: Tensor, seed: int) -> Tensor:
+        found = denoising_errors(self._judge, clean, cond, angles, rows=rows, seed=seed, max_batch=self.max_batch)
+        return found.mean(-1)
 
 
 def denoising_errors(
-    judge: Any, clean: Tensor, cond: Cond, angles: Sequence[float], *, seed: int, rows: Tensor | None = None
-) -> Tensor:
+    judge: Any, clean: Tensor, cond: Cond, angles: Sequence[float], *, seed: int, rows: Tensor | None = None,
+    max_batch: int | None = None,
+) -> Tensor:  # fmt: skip
     """Noise clean samples, let every condition clean them, and measure what is left.
 
     Sample n at level k meets the same noise under every condition, and so does every other sample.
@@ -119,6 +127,7 @@ def denoising_errors(
         angles: K levels in degrees between 0 (clean) and 90 (noise alone): tan(angle) = noise / signal.
         seed: Of the noise.
         rows: (N, P), which rows of the condition each sample meets; all of them when left out.
+        max_batch: Most rows in one network call.
 
     Returns:
         (N, P, K) fp32 on the CPU: |x0 - E[x0 | x]|^2, the mean over the sample's numbers.
@@ -138,7 +147,12 @@ def denoising_errors(
     if rows is None:
         rows = torch.arange(next(iter(cond.tensors.values())).shape[0]).expand(len(clean), -1)
     which, levels, sizes = rows.to(clean.device), levels.to(clean.device), (*rows.shape, len(angles))
-    limits = [CHUNK, max(1, _SAMPLES // clean[0].numel()), getattr(getattr(judge, "memory", None), "max_batch", None)]
+    limits = [
+        CHUNK,
+        max_batch,
+        max(1, _SAMPLES // clean[0].numel()),
+        getattr(getattr(judge, "memory", None), "max_batch", None),
+    ]
     found = []
     for part in torch.arange(math.prod(sizes), device=clean.device).split(min(n for n in limits if n)):
         n, p, k = torch.unravel_index(part, sizes)
@@ -159,11 +173,12 @@ def check_judge(repo: Repo, prompts: Sequence[str] = ()) -> None:
     from diffkit.models import family_of
     from diffkit.models.hub import load_config
     from diffkit.models.vocabulary import unknown_words
+    from diffkit.tasks.fitting import space_in
 
     family, config = family_of(repo), load_config(repo, repo.part("unet"), "config.json")
     meta = repo.json("diffkit.json") or {}
     other = "Give --scorer clip, or another model:ID_OR_FOLDER."
-    if family != "ddpm" and int(config["in_channels"]) > int(config["out_channels"]):  # a class may be more channels
+    if family != "ddpm" and not space_in(repo).whole:
         raise UsageError(f"scorer model: {repo.id} needs a picture to start from (inpainting or upscaling)", other)
     if meta.get("prediction") == "one_step":
         raise UsageError(f"scorer model: {repo.id} is a one-step denoiser, which knows one noise level", other)
@@ -225,8 +240,13 @@ def _changed(prompts: Sequence[str], words: Sequence[str]) -> list[str]:
         " ".join([*text[:k], word, *text[k + 1 :]])
         for text in told for k in range(len(text)) if text[k] not in shared for word in words
     }  # fmt: skip
-    known = {" ".join(text).lower() for text in told}
-    return sorted(text for text in found if text.lower() not in known)
+    known = {_heard(prompt) for prompt in prompts}
+    return sorted(text for text in found if _heard(text) not in known)
+
+
+def _heard(prompt: str) -> tuple[str, ...]:
+    """The words of a prompt: a full stop and capitals say nothing."""
+    return tuple(re.findall(r"\w+", prompt.lower()))
 
 
 def _has_null(judge: Any) -> bool:

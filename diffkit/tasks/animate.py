@@ -136,8 +136,9 @@ def parts_in_turn(
     if len(views) != split.parts:
         raise UsageError(f"an animation of {split.parts} parts has {len(views)} views; one for each")
     stops = _there_and_back([_or_none(view) for view in views][::-1])
-    leaving = split.leaving if split.apart == "fading" else None
-    far_end = far if split.apart == "distance" else None
+    apart = getattr(split, "apart", "distance")  # a filter of one's own need not say
+    leaving = split.leaving if apart == "fading" else None
+    far_end = far if apart == "distance" else None
     each = _each(frames, split.parts)
     return _round_trip(image, stops, captions[::-1], each, hold, side, far=far_end, leaving=leaving)
 

@@ -211,6 +211,9 @@ def test_the_best_of_many(run_cli, classes: Path, judge: Path) -> None:
         assert np.abs(pixels(plain["images"][0]) - pixels(path)).max() <= 1  # rounded to bytes
     planned = told(run_cli(*common, *search, "--dry-run"))
     assert planned["unet_calls"] == done["unet_calls"] == 2 + 2 + 4
+    each = [told(run_cli(*common, *search, "--steps", n, "--dry-run"))["unet_calls"] for n in (4, 8)]
+    swept = told(run_cli(*common, *search, "--sweep", "steps=4,8", "--dry-run"))
+    assert swept["unet_calls"] == sum(each) > 2 * each[0]
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, kind: type) -> list[tuple[int, int]]:
@@ -277,7 +280,7 @@ def test_the_model_that_draws_chooses_where_nothing_else_is_named(run_cli, class
     assert all(score < 0 for one in done["scores"]["tried"] for row in one["matrix"] for score in row)
     assert identical(run_cli, done["images"][0])
     for scorer in ("model", f"model:{classes}"):
-        assert told(run_cli(*by_class, "--scorer", scorer))["scores"] == done["scores"]
+        assert told(run_cli(*by_class, "--scorer", scorer))["scores"] == {**done["scores"], "scorer": scorer}
     by_words = (*common, "-m", floyd, "--p1", "a cat", "--p2", "a dog")
     assert run_cli(*by_words, "--offline").code == 4  # of a model from elsewhere it is CLIP
     judged = told(run_cli(*by_words, "--scorer", "model"))["scores"]
@@ -398,4 +401,4 @@ def test_the_small_model_says_which_prompts_make_hybrids(run_cli) -> None:
     common = ("hybrid", "-m", "tiny", "--steps", 2, "--dry-run")
     assert "a sign on a red heart" in run_cli(*common, "--p1", "a red heart", "--p2", "the letter A").stderr
     ran = run_cli(*common, "--p1", "a sign on a red heart", "--p2", "the letter A on a shape")
-    assert (ran.code, "best of prompts" in ran.stderr) == (0, False)
+    assert (ran.code, "draws hybrids best" in ran.stderr) == (0, False)
