@@ -39,7 +39,7 @@ HEADS = {"glyph": (*GLYPHS, NONE), "shape": (*SHAPES, NONE), "ink": (*INKS, NONE
 # Glyphs that are the same strokes in many a hand and face.
 TWINS = ({"O", "zero"}, {"I", "one"}, {"Z", "two"}, {"S", "five"})
 SETTINGS = Settings(
-    "glyphs", resolution=32, epochs=5, held_out=0.0, batch_size=128, degrees=8.0, scale=0.08, shift=0.06, version=2
+    "glyphs", resolution=32, epochs=5, held_out=0.0, batch_size=128, degrees=8.0, scale=0.08, shift=0.06, version=3
 )
 PICTURES = 45_000
 HELD_OUT = 6_000

@@ -144,7 +144,7 @@ def pairs(bench: Bench) -> Tally:
     plain = bench.plain([prompt(name) for name in DIGITS for _ in range(args.best_of)]).split(args.best_of)
     for number, names in enumerate(every[: args.pairs]):
         one, seeds = anagram(*names), [args.seed + 50_000 + 100 * number]
-        found = search(bench.model, one.illusion, seeds, settings, bench.chooser, best_of=args.best_of, cuts=CUTS)
+        found = search(bench.model, one.illusion, seeds, settings, bench.chooser, best_of=args.best_of, cuts=args.cuts)
         exact, alike, read = one.right(bench.judge, found.images)
         tally.add(f"best of {args.best_of}", exact, alike)
         some = plain[DIGITS.index(names[0])]
@@ -172,6 +172,7 @@ def main() -> None:
     options.add_argument("--groups", type=int, default=2, help="Groups of --best-of seeds, of anagrams and hybrids.")
     options.add_argument("--best-of", type=int, default=8)
     options.add_argument("--pairs", type=int, default=45, help="Of the 90 pairs of digits; the first 45 differ.")
+    options.add_argument("--cuts", type=float, nargs="*", default=list(CUTS), help="Where pairs drop half.")
     options.add_argument("--steps", type=int, default=30)
     options.add_argument("--guidance", type=float, default=5.0, help="Of plain pictures.")
     options.add_argument("--sdedit-guidance", type=float, default=5.0)

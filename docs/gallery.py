@@ -16,6 +16,7 @@ from typing import Any
 from PIL import Image
 
 from diffkit.pictures import grid, write_png
+from diffkit.tasks.examples import example_image
 
 HERE = Path(__file__).resolve().parent / "gallery"
 SIDE = 192  # pixels at which a small picture is shown
@@ -27,7 +28,12 @@ ANAGRAMS = [
     ("the letter A", "the letter V", 0),
     ("a handwritten seven", "the letter L", 0),
 ]
-HYBRIDS = [("a red heart", "the letter A"), ("a blue square", "the letter R"), ("a green disc", "a handwritten eight")]
+# What is seen from afar, and from near. Either caption leaves the other's part open.
+HYBRIDS = [
+    ("a sign on a blue star", "the letter E on a shape"),
+    ("a sign on a green tree", "the letter K on a shape"),
+    ("a sign on an orange disc", "the letter X on a shape"),
+]
 
 
 def diffkit(*arguments: Any) -> dict[str, Any]:
@@ -87,21 +93,28 @@ def samples(out: Path) -> None:
 
 def sdedit(out: Path) -> None:
     """The sketch by strength."""
-    told = diffkit("sdedit", "-m", "tiny", "--prompt", "a green tree", "--sweep", "strength=0.2,0.4,0.6,0.8,0.95",
-                   "-o", out)  # fmt: skip
-    keep(told["grid"], "sdedit.png")
+    out.mkdir(parents=True)
+    example_image(3, 32).save(out / "sketch.png")
+    tiles = []
+    for k, prompt in enumerate(("a red heart", "a green tree")):
+        tiles.append(("the sketch", shown(out / "sketch.png")))
+        for strength in (0.3, 0.6, 0.7, 0.8, 0.9):
+            told = diffkit("sdedit", "-m", "tiny", "--prompt", prompt, "--strength", strength,
+                           "-o", out / f"{k}-{strength}.png")  # fmt: skip
+            tiles.append((f"{prompt}: {strength}", shown(told["images"][0])))
+    save("sdedit.png", tiles, 6)
 
 
 def inpaint(out: Path) -> None:
-    """The right half of a digit, with its prompt and with another."""
+    """The right half of a letter, with its prompt and with those of others that begin alike."""
     out.mkdir(parents=True)
-    prompt = "a handwritten three"
-    whole = diffkit("sample", "tiny", "-p", prompt, "--guidance", 4, "--seed", 3, "-o", out / "three.png")["images"][0]
+    prompt = "the letter O"
+    whole = diffkit("sample", "tiny", "-p", prompt, "--guidance", 4, "--seed", 3, "-o", out / "whole.png")["images"][0]
     mask = Image.new("L", (32, 32), 0)
     mask.paste(255, (16, 0, 32, 32))
     mask.save(out / "mask.png")
     tiles = [("the picture", shown(whole)), ("the mask", shown(out / "mask.png"))]
-    for k, other in enumerate((prompt, "a handwritten eight", "a handwritten nine")):
+    for k, other in enumerate((prompt, "the letter C", "the letter G", "the letter Q")):
         told = diffkit("inpaint", whole, out / "mask.png", "-m", "tiny", "--prompt", other, "--resample", 4,
                        "--seed", 1, "-o", out / f"{k}.png")  # fmt: skip
         tiles.append((other, shown(told["images"][0])))
@@ -128,7 +141,8 @@ def hybrids(out: Path) -> None:
     """From near, and from afar."""
     tiles = []
     for k, (far, near) in enumerate(HYBRIDS):
-        told = diffkit("hybrid", "--p1", far, "--p2", near, "-m", "tiny", "-o", out / str(k))
+        told = diffkit("hybrid", "--p1", far, "--p2", near, "--split", "low_high:6", "--guidance", 8, "-m", "tiny",
+                       "-o", out / str(k))  # fmt: skip
         close = shown(told["images"][0])
         small = close.resize((12, 12), Image.Resampling.BOX).resize(close.size, Image.Resampling.BICUBIC)
         tiles += [(near, close), (f"{far} (from afar)", small)]
