@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -35,19 +37,23 @@ def _few_threads() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _nothing_of_the_command_line_stays() -> Iterator[None]:
+    """The environment, the logger and the collector are put back: no test sees another's `--quiet` or `--offline`."""
+    environment, log, collecting = dict(os.environ), logging.getLogger("diffkit"), gc.get_threshold()
+    handlers, level, propagate = list(log.handlers), log.level, log.propagate
+    yield
+    os.environ.clear()
+    os.environ.update(environment)
+    log.handlers[:], log.propagate = handlers, propagate
+    log.setLevel(level)
+    gc.set_threshold(*collecting)
+
+
 @pytest.fixture
 def run_cli(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Ran]]:
-    """`run_cli("sample", "runs/x", "--json")` runs diffkit in this process and returns its code and streams.
-
-    The environment and the logger are put back afterwards, so that no test sees another's `--quiet` or `--offline`.
-    """
-    import logging
-
+    """`run_cli("sample", "runs/x", "--json")` runs diffkit in this process and returns its code and streams."""
     from diffkit.cli import main, runner
-
-    environment = dict(os.environ)
-    log = logging.getLogger("diffkit")
-    handlers, level, propagate = list(log.handlers), log.level, log.propagate
 
     def run(*args: object) -> Ran:
         capsys.readouterr()
@@ -58,8 +64,4 @@ def run_cli(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Ran]]:
         return Ran(code if isinstance(code, int) else 0 if code is None else 1, out, err)
 
     yield run
-    os.environ.clear()
-    os.environ.update(environment)
-    log.handlers[:], log.propagate = handlers, propagate
-    log.setLevel(level)
     runner.SESSION.as_json = runner.SESSION.quiet = runner.SESSION.debug = False
