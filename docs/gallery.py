@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from diffkit.pictures import grid, write_png
-from diffkit.tasks.examples import example_image
+from diffkit.tasks.examples import example_image, example_mask
 
 HERE = Path(__file__).resolve().parent / "gallery"
 SIDE = 192  # pixels at which a small picture is shown
@@ -95,13 +95,13 @@ def sdedit(out: Path) -> None:
     """The sketch by strength."""
     out.mkdir(parents=True)
     example_image(3, 32).save(out / "sketch.png")
-    tiles = []
+    tiles, strengths = [], (0.3, 0.6, 0.7, 0.8, 0.9)
     for k, prompt in enumerate(("a red heart", "a green tree")):
         tiles.append(("the sketch", shown(out / "sketch.png")))
-        for strength in (0.3, 0.6, 0.7, 0.8, 0.9):
-            told = diffkit("sdedit", "-m", "tiny", "--prompt", prompt, "--strength", strength,
-                           "-o", out / f"{k}-{strength}.png")  # fmt: skip
-            tiles.append((f"{prompt}: {strength}", shown(told["images"][0])))
+        told = diffkit("sdedit", "-m", "tiny", "--prompt", prompt, "-o", out / str(k),
+                       "--sweep", f"strength={','.join(map(str, strengths))}")  # fmt: skip
+        for strength, path in zip(strengths, told["images"], strict=True):
+            tiles.append((f"{prompt}: {strength}", shown(path)))
     save("sdedit.png", tiles, 6)
 
 
@@ -110,17 +110,13 @@ def inpaint(out: Path) -> None:
     out.mkdir(parents=True)
     prompt = "the letter O"
     whole = diffkit("sample", "tiny", "-p", prompt, "--guidance", 4, "--seed", 3, "-o", out / "whole.png")["images"][0]
-    mask = Image.new("L", (32, 32), 0)
-    mask.paste(255, (16, 0, 32, 32))
-    mask.save(out / "mask.png")
+    example_mask(32, 32).save(out / "mask.png")
     tiles = [("the picture", shown(whole)), ("the mask", shown(out / "mask.png"))]
     for k, other in enumerate((prompt, "the letter C", "the letter G", "the letter Q")):
         told = diffkit("inpaint", whole, out / "mask.png", "-m", "tiny", "--prompt", other, "--resample", 4,
                        "--seed", 1, "-o", out / f"{k}.png")  # fmt: skip
         tiles.append((other, shown(told["images"][0])))
-    write_png(
-        HERE / "inpaint.png", grid([tile for _, tile in tiles], len(tiles), labels=[name for name, _ in tiles]), {}
-    )
+    save("inpaint.png", tiles, len(tiles))
 
 
 def anagrams(out: Path) -> None:

@@ -77,7 +77,7 @@ def load_model(
     repo = open_repo(source, revision=revision)
     family = family_of(repo)
     text = family in TEXT_GUIDANCE
-    if text and (strange := dict.fromkeys(word for prompt in prompts for word in unknown_words(prompt, repo))):
+    if text and (strange := dict.fromkeys(unknown_words(" ".join(prompts), repo))):
         LOG.warning(
             "%s was never told what %s means: `diffkit inspect %s` lists its words",
             source, ", ".join(map(repr, strange)), source,

@@ -183,8 +183,7 @@ def check_judge(repo: Repo, prompts: Sequence[str] = ()) -> None:
     if meta.get("prediction") == "one_step":
         raise UsageError(f"scorer model: {repo.id} is a one-step denoiser, which knows one noise level", other)
     if family != "ddpm":
-        strange = [word for prompt in prompts for word in unknown_words(prompt, repo)]
-        if strange:
+        if strange := unknown_words(" ".join(prompts), repo):
             words = ", ".join(map(repr, dict.fromkeys(strange)))
             raise UsageError(
                 f"scorer model: {repo.id} was never told what {words} means",

@@ -17,7 +17,7 @@ from torch import Tensor
 from diffkit.constraints import component_of, keep_component, with_component
 from diffkit.errors import NumericalError, UsageError
 from diffkit.guidance import cfg, chunked, mix, multiview
-from diffkit.sampling import denoise, generators, pure_noise
+from diffkit.sampling import Constraint, denoise, generators, pure_noise
 from diffkit.schedulers import default_sampler
 from diffkit.tasks.edit import OnStep, walked
 from diffkit.tasks.fitting import check_fit, latent_way, name_of, reference_for, space_of, view_in
@@ -63,7 +63,7 @@ def working(model: Any, illusion: Illusion) -> Any:
     Raises:
         UsageError: The illusion cannot be drawn by this model.
     """
-    if getattr(model, "instances", 0):
+    if getattr(model, "instances", None):
         return model
     space = space_of(model)
     check_fit(illusion, space)
@@ -100,7 +100,7 @@ def illusion_net(
     scheduler = scheduler or prepare(model.scheduler, settings)
     grid = scheduler.timesteps if timesteps is None else timesteps
     net, conds = _guided(model, illusion, settings, batch)
-    if getattr(model, "instances", 0):
+    if getattr(model, "instances", None):
         return synced(net, conds, model, scheduler, grid), Cond()
     space = space_of(model)
     views = [view_in(view, space) for view in illusion.views]
@@ -205,24 +205,47 @@ def draw_from(
     """
     scheduler = prepare(model.scheduler, settings)
     net, cond = illusion_net(model, illusion, settings, len(random), scheduler.timesteps, scheduler)
-    hold, several = None, getattr(model, "instances", 0)
-    reference = None if illusion.reference is None else reference_for(model, illusion)
-    if reference is not None and illusion.split is not None and not several:
-        hold = keep_component(model.codec.encode(reference), illusion.split, illusion.fixed)
+    several = getattr(model, "instances", 0)
 
     def shown(step: Step, place: range) -> None:
         if on_step is not None:
             on_step(replace(step, x=step.x.chunk(several, dim=1)[0], x0=None) if several else step, place)
 
     steps = denoise(
-        net, pure_noise(scheduler, noise), scheduler, cond if extra is None else cond.join(extra), constrain=hold,
-        generators=random, eta=settings.eta, stop_noise_after=settings.stop_noise_after,
+        net, pure_noise(scheduler, noise), scheduler, cond if extra is None else cond.join(extra),
+        constrain=held(model, illusion), generators=random, eta=settings.eta,
+        stop_noise_after=settings.stop_noise_after,
     )  # fmt: skip
-    x = walked(steps, len(random), shown)
+    return decoded(model, illusion, walked(steps, len(random), shown))
+
+
+def held(model: Any, illusion: Illusion) -> Constraint | None:
+    """Return what a sample is held to: the part that a reference fixes; nothing with a latent for each view."""
+    if illusion.reference is None or illusion.split is None or getattr(model, "instances", None):
+        return None
+    return keep_component(model.codec.encode(reference_for(model, illusion)), illusion.split, illusion.fixed)
+
+
+def decoded(model: Any, illusion: Illusion, x: Tensor, *, estimate: bool = False) -> Tensor:
+    """Return the pictures of samples.
+
+    Args:
+        model: What `working` returned.
+        illusion: What they show.
+        x: Samples, held to the reference.
+        estimate: They are clean estimates, and were not.
+
+    Returns:
+        (B, C, H, W) fp32 on the CPU, with the reference's part as it is.
+
+    Raises:
+        NumericalError: A picture is not finite.
+    """
     with torch.no_grad():
-        images = model.codec.decode(x).float()
+        images: Tensor = model.codec.decode(x).float()
     if not torch.isfinite(images).all():
         raise NumericalError("the pictures are not finite numbers", "Try --dtype fp32, or another --scheduler.")
-    if reference is not None and illusion.split is not None and images.shape != x.shape:
-        images = with_component(images, reference, illusion.split, illusion.fixed)  # the codec has changed it
+    changed = estimate or images.shape != x.shape  # by the codec
+    if changed and illusion.reference is not None and illusion.split is not None:
+        images = with_component(images, reference_for(model, illusion), illusion.split, illusion.fixed)
     return images.cpu()

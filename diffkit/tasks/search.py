@@ -14,15 +14,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from diffkit.constraints import keep_component, with_component
-from diffkit.errors import NumericalError, UsageError
+from diffkit.errors import UsageError
 from diffkit.levels import x0_of
-from diffkit.sampling import Constraint, denoise, generators, pure_noise
+from diffkit.sampling import denoise, generators, pure_noise
 from diffkit.schedulers import is_memoryless
 from diffkit.scores import Scorer, alignment, concealment, score_matrix
-from diffkit.tasks.fitting import reference_for
 from diffkit.tasks.generate import Settings, batches, prepare
-from diffkit.tasks.illusion import Illusion, illusion_net, seen, usual, working
+from diffkit.tasks.illusion import Illusion, decoded, held, illusion_net, seen, usual, working
 from diffkit.tasks.rounds import CUTS as CUTS
 from diffkit.tasks.rounds import Round as Round
 from diffkit.tasks.rounds import candidate_seeds as candidate_seeds
@@ -232,7 +230,7 @@ class _Work:
         clean: Tensor | None = None
         for step in denoise(
             watched, x, scheduler, cond, start=start, path=range(start, stretch.stop), generators=random,
-            constrain=self._hold(), eta=settings.eta,
+            constrain=held(self.model, self.illusion), eta=settings.eta,
             stop_noise_after=None if silent is None else max(0, silent - start),
         ):  # fmt: skip
             x, clean = step.x, step.x0
@@ -242,24 +240,7 @@ class _Work:
             row.x = x[k : k + 1]
         if not last:
             x = watched.clean(scheduler) if clean is None else clean
-        with torch.no_grad():
-            images = self.model.codec.decode(x).float()
-        if not torch.isfinite(images).all():
-            raise NumericalError("the pictures are not finite numbers", "Try --dtype fp32, or another --scheduler.")
-        return self._with_reference(images, not last or images.shape != x.shape).cpu()
-
-    def _hold(self) -> Constraint | None:
-        """What `illusion.draw` holds a sample to: the part that a reference fixes."""
-        told = self.illusion
-        if told.reference is None or told.split is None or hasattr(self.model, "instances"):
-            return None
-        return keep_component(self.model.codec.encode(reference_for(self.model, told)), told.split, told.fixed)
-
-    def _with_reference(self, images: Tensor, missing: bool) -> Tensor:
-        told = self.illusion
-        if not missing or told.reference is None or told.split is None:
-            return images
-        return with_component(images, reference_for(self.model, told), told.split, told.fixed)
+        return decoded(self.model, self.illusion, x, estimate=not last)
 
 
 class _Watched:
