@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -343,8 +344,15 @@ def test_what_a_recipe_must_not_say_is_ignored(run_cli, classes: Path, kit, tmp_
     assert not (tmp_path / "evil").exists()
 
 
-def test_seconds_tell_the_encoding_of_prompts_from_the_loading(run_cli, tmp_path: Path, photo: Path, kit) -> None:
+def test_seconds_tell_the_encoding_of_prompts_from_the_loading(
+    run_cli, tmp_path: Path, photo: Path, kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diffkit.models.text import PromptEncoder
+
     make_if(tmp_path / "if")
+    quick = PromptEncoder._load
+    # As long as a real encoder takes: a tiny one is as quick as the cache.
+    monkeypatch.setattr(PromptEncoder, "_load", lambda self: (time.sleep(0.5), quick(self))[1])
     common = ("sdedit", photo, "-m", tmp_path / "if", "-p", "a cat", "--steps", 2, "-o", "out", "--json")
     first, second = (json.loads(run_cli(*common).stdout)["seconds"] for _ in range(2))
     assert set(first) == {"load", "encode", "denoise", "total"}
