@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from glyph_judge import HEADS, NONE, Reader, same_glyph, split
+from glyph_judge import HEADS, NONE, Panel, Reader, same_glyph, split
 from torch import Tensor
 
 from diffkit.data.wording import DIGITS, GLYPHS, SHAPES, Subject, caption
@@ -57,7 +57,7 @@ class Bench:
     model: Any
     args: Any
     judge: Reader
-    chooser: Reader
+    chooser: Panel
 
     def settings(self, guidance: float, scheduler: str | None = None) -> Settings:
         return Settings(scheduler=scheduler, steps=self.args.steps, guidance=guidance)

@@ -202,6 +202,19 @@ class Reader:
         return Verdict(**{head: [HEADS[head][i] for i in found[head].argmax(1).tolist()] for head in HEADS})
 
 
+class Panel:
+    """Several judges as one `diffkit.scores.Scorer`: the mean of their log-probabilities."""
+
+    tau = 1.0
+
+    def __init__(self, readers: Sequence[Reader]) -> None:
+        self.readers = readers
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Scores (N, P), as of `Reader.score`."""
+        return torch.stack([reader.score(images, prompts) for reader in self.readers]).mean(0)
+
+
 def measure(read: Reader, images: Tensor, truth: dict[str, Tensor]) -> dict[str, Any]:
     """Return accuracies by head and kind, and the confusions among the 44 single things."""
     verdict = read(images)

@@ -1,6 +1,6 @@
 """How often the tricks work on a text-to-image model trained on `glyphs`: illusions, SDEdit, inpainting.
 
-The judge of glyph_judge.py counts (seed 0); where the best of several is kept, another one chooses it (seed 1).
+The judge of glyph_judge.py counts (seed 0); where the best of several is kept, three others choose it (seeds 1 to 3).
 
 anagrams   rotate_180 of pairs whose glyphs allow it and are not symmetric by themselves. A picture counts where both
            views are read as their prompts: of single samples, and of the best of each group. The controls are the
@@ -34,7 +34,7 @@ from typing import Any
 import torch
 from common import OUTPUTS, describe, finish, machine, parser, table
 from glyph_edits import Bench, Tally, edits, inpainting, prompt
-from glyph_judge import Reader, load_judge, same_glyph
+from glyph_judge import Panel, Reader, load_judge, same_glyph
 from torch import Tensor
 
 from diffkit.data.wording import DIGITS, Subject, caption
@@ -43,7 +43,9 @@ from diffkit.tasks.anagram import make_anagram
 from diffkit.tasks.hybrid import make_hybrid
 from diffkit.tasks.illusion import Illusion, draw, seen
 from diffkit.tasks.search import CUTS, rate, search
+from diffkit.tasks.settings import interval
 
+CHOOSERS = (1, 2, 3)  # seeds of the judges that choose
 TRICKS = ("anagrams", "pairs", "hybrids", "sdedit", "inpaint")
 VIEW = "rotate_180"
 NATURAL = (("six", "nine"), ("M", "W"), ("A", "V"), ("three", "E"), ("seven", "L"))
@@ -140,7 +142,7 @@ def pairs(bench: Bench) -> Tally:
     # First one order of each, by turns, then the other.
     every = [pair if k % 2 else pair[::-1] for k, pair in enumerate(every)]
     every += [pair[::-1] for pair in every]
-    settings = bench.settings(args.pairs_guidance, args.scheduler)
+    settings = replace(bench.settings(args.pairs_guidance, args.scheduler), interval=interval(args.pairs_interval))
     plain = bench.plain([prompt(name) for name in DIGITS for _ in range(args.best_of)]).split(args.best_of)
     for number, names in enumerate(every[: args.pairs]):
         one, seeds = anagram(*names), [args.seed + 50_000 + 100 * number]
@@ -179,6 +181,7 @@ def main() -> None:
     options.add_argument("--sdedit-scheduler", default="ddpm")
     options.add_argument("--inpaint-guidance", type=float, default=5.0)
     options.add_argument("--pairs-guidance", type=float, default=4.0)
+    options.add_argument("--pairs-interval", metavar="START:STOP", help="As --guidance-interval of the command.")
     options.add_argument("--anagram-guidance", type=float, default=4.0)
     options.add_argument("--hybrid-guidance", type=float, default=8.0)
     options.add_argument("--scheduler", default=None, help="Of illusions; their own, ddpm, when left out.")
@@ -191,7 +194,7 @@ def main() -> None:
     args = options.parse_args()
     facts = machine(args.device)
     model = load(args.model, device=args.device, dtype=args.dtype)
-    bench = Bench(model, args, load_judge()[0], load_judge(seed=1)[0])
+    bench = Bench(model, args, load_judge()[0], Panel([load_judge(seed=k)[0] for k in CHOOSERS]))
     tricks: dict[str, Callable[[Bench], Tally]] = {
         "anagrams": anagrams, "pairs": pairs, "hybrids": hybrids, "sdedit": edits, "inpaint": inpainting,
     }  # fmt: skip

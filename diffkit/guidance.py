@@ -15,7 +15,7 @@ from diffkit.errors import UsageError
 from diffkit.levels import network_level, out_of, x0_of
 from diffkit.types import Cond, Denoiser, Filter, Prediction, View
 
-__all__ = ["cfg", "chunked", "gradient", "mix", "multiview"]
+__all__ = ["cfg", "check_interval", "chunked", "gradient", "mix", "multiview"]
 
 
 def cfg(
@@ -47,8 +47,7 @@ def cfg(
 
     Source: Ho & Salimans, arXiv:2207.12598, eq. 6; the interval: Kynkäänniemi et al., arXiv:2404.07724.
     """
-    if not 0.0 <= start <= stop <= 1.0:
-        raise UsageError(f"guidance from {start} to {stop} of the loop; needed: 0 <= start <= stop <= 1")
+    check_interval(start, stop)
     always = start == 0.0 and stop == 1.0
 
     def guided(x: Tensor, t: Tensor, cond: Cond) -> Prediction:
@@ -67,6 +66,18 @@ def cfg(
         return Prediction(without + weight * (with_cond - without), var)
 
     return guided
+
+
+def check_interval(start: float, stop: float) -> None:
+    """Refuse a stretch of the way from noise (0) to picture (1) that is none.
+
+    Raises:
+        UsageError: start and stop are not 0 <= start <= stop <= 1.
+    """
+    if not 0.0 <= start <= stop <= 1.0:
+        raise UsageError(
+            f"guidance from {start:g} to {stop:g} of the way", "Needed is 0 <= start <= stop <= 1; 0:1 is all of it."
+        )
 
 
 def gradient(

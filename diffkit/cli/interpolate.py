@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from diffkit.cli.pictures import Batch, Plan, picture_command
+from diffkit.cli.pictures import Batch, Plan, guiding, picture_command
 
 LOG = logging.getLogger("diffkit")
 
@@ -60,7 +60,7 @@ def interpolate(
         return inversion(model, settings, refine, False)
 
     def before(source: str, options: dict[str, Any]) -> None:
-        if given and (options["guidance"] is not None or options["negative_prompt"]):
-            LOG.warning("between two images nothing is guided: --guidance and --negative-prompt do nothing")
+        if given and (silent := guiding(options)):
+            LOG.warning("between two images nothing is guided: no effect of %s", ", ".join(silent))
 
     return Plan(draw, visits, {"image": image, "image_b": image_b}, before=before)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from diffkit.cli.pictures import Batch, Image, Plan, picture_command
+from diffkit.cli.pictures import Batch, Image, Plan, guiding, picture_command
 
 LOG = logging.getLogger("diffkit")
 
@@ -53,7 +53,7 @@ def invert(
         )  # fmt: skip
 
     def before(source: str, options: dict[str, Any]) -> None:
-        if edit is None and (options["guidance"] is not None or options["negative_prompt"]):
-            LOG.warning("--guidance and --negative-prompt are those of an edit: without --edit-prompt they do nothing")
+        if edit is None and (silent := guiding(options)):
+            LOG.warning("guidance is that of an edit: without --edit-prompt no effect of %s", ", ".join(silent))
 
     return Plan(draw, lambda m, s: task.visits(m, s, refine, edit is not None), {"image": image}, before=before)

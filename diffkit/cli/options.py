@@ -34,6 +34,12 @@ Guidance = Annotated[
     float | None,
     typer.Option("--guidance", "-g", help="Classifier-free guidance: 0 unconditional, 1 conditional, above 1 guided."),
 ]
+Interval = Annotated[
+    str | None,
+    typer.Option(
+        "--guidance-interval", metavar="START:STOP", help="Guide this part of the way from noise (0) to picture (1)."
+    ),
+]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Sampling steps.")]
 Scheduler = Annotated[str | None, typer.Option("--scheduler", help="The sampler: ddpm, ddim, dpmsolver++, euler, ...")]
 Eta = Annotated[float, typer.Option("--eta", min=0.0, max=1.0, help="DDIM's noise: 0 deterministic, 1 as DDPM.")]

@@ -42,6 +42,7 @@ _SHARED: dict[str, tuple[Any, Any]] = {
     "negative_prompt": (options.NegativePrompt, None),
     "label": (Class, None),
     "guidance": (options.Guidance, None),
+    "guidance_interval": (options.Interval, None),
     "steps": (options.Steps, None),
     "scheduler": (options.Scheduler, None),
     "spacing": (Spacing, None),
@@ -108,7 +109,7 @@ def picture_command(
 def _run(
     name: str, hub: str, body: Callable[..., Plan], own: list[str], given: dict[str, Any], signature: inspect.Signature
 ) -> Output:
-    from diffkit.tasks.generate import check_settings
+    from diffkit.tasks.settings import check_settings
 
     began = time.perf_counter()
     table = sweep.parse(given["sweep"], signature)
@@ -178,23 +179,30 @@ def sweep_sample(given: dict[str, Any], hub: str) -> Output:
     return _run("sample", hub, body, ["timesteps", "stop_noise_after", "raw"], given, signature)
 
 
+def guiding(given: dict[str, Any]) -> list[str]:
+    """Return the options that say how prompts guide, as far as they are given or swept."""
+    swept = [text.partition("=")[0].strip().removeprefix("--") for text in given["sweep"] or []]
+    flags = {key: key.replace("_", "-") for key in ("guidance", "guidance_interval", "negative_prompt")}
+    return [f"--{flag}" for key, flag in flags.items() if given[key] is not None or flag in swept]
+
+
 def warn_unheard(settings: list[Any]) -> None:
     """Say which negative prompts are not heard, each once."""
-    from diffkit.tasks.generate import unheard
+    from diffkit.tasks.settings import unheard
 
     for line in dict.fromkeys(filter(None, map(unheard, settings))):
         LOG.warning("%s", line)
 
 
 def _settings(name: str, values: dict[str, Any]) -> Any:
-    from diffkit.tasks.generate import Settings
+    from diffkit.tasks.settings import Settings, interval
 
     grid = values["timesteps"] if name == "sample" else None  # `denoise` has other timesteps
     return Settings(
         scheduler=values["scheduler"], steps=values["steps"], spacing=values["spacing"], eta=values["eta"],
         guidance=values["guidance"], negative=values["negative_prompt"], max_batch=values["max_batch"],
         timesteps=grid and tuple(int(t) for t in grid.split(",")),
-        stop_noise_after=values.get("stop_noise_after"),
+        stop_noise_after=values.get("stop_noise_after"), interval=interval(values["guidance_interval"]),
     )  # fmt: skip
 
 

@@ -52,6 +52,7 @@ def sample(
     prompt: options.Prompts = None,
     negative_prompt: options.NegativePrompt = None,
     guidance: options.Guidance = None,
+    guidance_interval: options.Interval = None,
     steps: options.Steps = None,
     scheduler: options.Scheduler = None,
     spacing: Spacing = None,
@@ -82,11 +83,12 @@ def sample(
     source = model
     if source is None:  # first: what cannot be drawn is said before torch is imported
         source, prompt = _default(classes, prompt, negative_prompt, sweep)
-    from diffkit.tasks.generate import Settings, check_settings
+    from diffkit.tasks.settings import Settings, check_settings, interval
 
     settings = Settings(
-        scheduler, steps, spacing, eta, _numbers(timesteps), stop_noise_after, guidance, negative_prompt, max_batch
-    )
+        scheduler, steps, spacing, eta, _numbers(timesteps), stop_noise_after, guidance, negative_prompt,
+        interval(guidance_interval), max_batch,
+    )  # fmt: skip
     check_settings(settings)
     if sweep:
         if len(classes or []) > 1 or len(prompt or []) > 1:
@@ -94,7 +96,8 @@ def sample(
         return pictures.sweep_sample(
             {
                 "model": source, "label": classes[0] if classes else None, "prompt": prompt[0] if prompt else None,
-                "negative_prompt": negative_prompt, "guidance": guidance, "steps": steps, "scheduler": scheduler,
+                "negative_prompt": negative_prompt, "guidance": guidance, "guidance_interval": guidance_interval,
+                "steps": steps, "scheduler": scheduler,
                 "spacing": spacing, "eta": eta, "timesteps": timesteps, "stop_noise_after": stop_noise_after,
                 "seed": seed, "num": num or 1, "batch_size": batch_size, "sweep": sweep, "gif": gif, "raw": raw,
                 "out": out, "device": device, "dtype": dtype, "memory": memory, "max_batch": max_batch,
@@ -125,7 +128,8 @@ def sample(
     album, film = Album("sample", out, count), Film(drawn.codec, columns) if gif and rank == 0 else None
     arguments = {
         "model": source, ("prompt" if prompt else "classes"): [n for n in names if n is not None] or None,
-        "negative_prompt": negative_prompt, "guidance": guidance, "steps": steps, "max_batch": max_batch,
+        "negative_prompt": negative_prompt, "guidance": guidance, "guidance_interval": guidance_interval,
+        "steps": steps, "max_batch": max_batch,
         "no_safety_checker": no_safety_checker or None, "memory": None if memory == "auto" else memory,
         "compile": compile or None,
         "scheduler": scheduler, "spacing": spacing, "eta": eta or None, "timesteps": timesteps,

@@ -7,7 +7,6 @@ processes makes the same pictures, bit for bit. Writing files is the caller's bu
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +17,8 @@ from torch import Tensor
 from diffkit.errors import NumericalError, UsageError
 from diffkit.guidance import cfg, chunked
 from diffkit.sampling import denoise, generators, pure_noise, set_grid
-from diffkit.schedulers import SAMPLERS, canonical, check_spacing, default_sampler, make_sampler
+from diffkit.schedulers import SAMPLERS, canonical, default_sampler, make_sampler
+from diffkit.tasks.settings import Settings as Settings
 from diffkit.types import Cond, Denoiser, Step
 
 LOG = logging.getLogger("diffkit.tasks")
@@ -28,34 +28,6 @@ DEFAULT_GUIDANCE = 2.0
 TEXT_GUIDANCE = {"stable_diffusion": 7.5, "deepfloyd": 7.0}
 # Small models with a small vocabulary tell their captions apart at once; more guidance only makes their lines ring.
 OWN_GUIDANCE = 4.0
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How pictures are drawn; None means the model's default.
-
-    Attributes:
-        scheduler: A sampler's name; DDIM, or Euler for flows, when left out.
-        steps: Sampling steps; the sampler's default when left out.
-        spacing: leading, trailing or linspace; the model's when left out.
-        eta: DDIM's share of fresh noise.
-        timesteps: A custom grid in place of `steps`.
-        stop_noise_after: Steps with fresh noise, before the rest go without.
-        guidance: Guidance scale, or one per picture of a batch; when left out 2 for classes, for prompts 7.5 (Stable
-            Diffusion), 7 (DeepFloyd) or 4 (diffkit's own).
-        negative: Negative prompt, or one per picture, of models that take prompts.
-        max_batch: Most rows in one network call.
-    """
-
-    scheduler: str | None = None
-    steps: int | None = None
-    spacing: str | None = None
-    eta: float = 0.0
-    timesteps: tuple[int, ...] | None = None
-    stop_noise_after: int | None = None
-    guidance: float | tuple[float | None, ...] | None = None
-    negative: str | tuple[str | None, ...] | None = None
-    max_batch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -79,40 +51,6 @@ def batches(count: int, batch_size: int, rank: int = 0, world: int = 1) -> list[
     """Cut positions 0..count-1 into batches; process `rank` of `world` gets every world-th of them."""
     whole = [range(first, min(first + batch_size, count)) for first in range(0, count, batch_size)]
     return whole[rank::world]
-
-
-def check_settings(settings: Settings) -> None:
-    """Refuse what no model could do, before one is loaded.
-
-    Raises:
-        UsageError: Unknown scheduler, options that exclude each other or have no effect, or a broken grid.
-    """
-    name = canonical(settings.scheduler) if settings.scheduler else None
-    check_spacing(settings.spacing)
-    for scale in settings.guidance if isinstance(settings.guidance, tuple) else (settings.guidance,):
-        if scale is not None and not math.isfinite(scale):
-            raise UsageError(f"--guidance {scale:g} is no finite number", "Usual are 1 (none) to 15.")
-    if settings.timesteps is not None:
-        if settings.steps is not None or settings.spacing is not None:
-            raise UsageError("--timesteps is the whole grid; --steps and --spacing have no place beside it")
-        grid = settings.timesteps
-        if not grid or list(grid) != sorted(set(grid), reverse=True) or grid[-1] < 0:
-            raise UsageError(f"--timesteps {','.join(map(str, grid))}: give descending whole numbers, 999,750,...,0")
-    if settings.eta and name not in (None, "ddim"):
-        raise UsageError(f"--eta belongs to ddim; the scheduler is {name}", "Leave --eta out.")
-    if settings.stop_noise_after is not None and name != "ddpm" and not settings.eta:
-        raise UsageError(
-            f"--stop-noise-after: {name or 'ddim with eta 0'} has no noise that it could stop",
-            "Use --scheduler ddpm, or ddim with --eta.",
-        )
-
-
-def unheard(settings: Settings) -> str | None:
-    """Say that a negative prompt is not heard, where guidance 1 was asked for; None where all is well."""
-    if settings.guidance != 1.0 or not settings.negative:
-        return None
-    told = f"--negative-prompt {settings.negative!r}"
-    return f"at --guidance 1 the prompt alone is heard, and {told} is not: give more guidance, or leave it out"
 
 
 def prepare(base: Any, settings: Settings, **options: Any) -> Any:
@@ -253,19 +191,13 @@ def conditioned(model: Any, labels: Sequence[str | None], settings: Settings) ->
         cond, uncond = both.rows(0, len(labels)), both.rows(len(labels), len(labels) + len(against))
     else:
         cond, uncond = model.encode(list(labels)), model.uncond(len(labels))
-    return cfg(net, uncond, scale, levels=model.scheduler.config.num_train_timesteps), cond
+    return guided(net, uncond, scale, model, settings), cond
 
 
-def merged(settings: Sequence[Settings]) -> Settings:
-    """Return settings that differ in guidance and negative prompt only, one per picture, as those of one batch."""
-    first = settings[0]
-    if all(each == first for each in settings):
-        return first
-    return replace(
-        first,
-        guidance=tuple(each.guidance for each in settings),  # type: ignore[misc]
-        negative=tuple(each.negative for each in settings),  # type: ignore[misc]
-    )
+def guided(net: Denoiser, uncond: Cond, scale: float | tuple[float, ...], model: Any, settings: Settings) -> Denoiser:
+    """Return the network with guidance of a scale, on the stretch of the way that the settings say."""
+    start, stop = settings.interval
+    return cfg(net, uncond, scale, start=start, stop=stop, levels=model.scheduler.config.num_train_timesteps)
 
 
 def scales(model: Any, labels: Sequence[str | None], settings: Settings) -> float | tuple[float, ...]:
@@ -295,6 +227,7 @@ def effective_guidance(model: Any, settings: Settings, null: bool) -> float:
         if null and not settings.negative:
             if guidance not in (None, 0.0, 1.0):
                 raise UsageError(f"--guidance {guidance:g} without a prompt guides nothing", "Give --prompt.")
+            _whole_way(settings, "without a prompt")
             return 1.0
         return guidance_of(model, TEXT_GUIDANCE[model.family]) if guidance is None else guidance
     if settings.negative:
@@ -304,14 +237,21 @@ def effective_guidance(model: Any, settings: Settings, null: bool) -> float:
             raise UsageError(
                 f"--guidance {guidance:g}: this model is unconditional, there is nothing to guide", "Leave it out."
             )
+        _whole_way(settings, "by an unconditional model")
         return 1.0
     if null:
         if guidance not in (None, 0.0, 1.0):
             raise UsageError(f"--guidance {guidance:g} without a class guides nothing", "Give --class.")
+        _whole_way(settings, "without a class")
         return 1.0
     if guidance is not None:
         return guidance
     return DEFAULT_GUIDANCE if model.meta.null_class else 1.0
+
+
+def _whole_way(settings: Settings, where: str) -> None:
+    if settings.interval != Settings.interval:
+        raise UsageError(f"--guidance-interval: {where} nothing is guided", "Leave it out.")
 
 
 def guidance_of(model: Any, usual: float) -> float:

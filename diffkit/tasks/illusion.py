@@ -16,12 +16,12 @@ from torch import Tensor
 
 from diffkit.constraints import component_of, keep_component, with_component
 from diffkit.errors import NumericalError, UsageError
-from diffkit.guidance import cfg, chunked, mix, multiview
+from diffkit.guidance import chunked, mix, multiview
 from diffkit.sampling import Constraint, denoise, generators, pure_noise
 from diffkit.schedulers import default_sampler
 from diffkit.tasks.edit import OnStep, walked
 from diffkit.tasks.fitting import check_fit, latent_way, name_of, reference_for, space_of, view_in
-from diffkit.tasks.generate import Settings, guidance_of, numbers, prepare, scales, takes_prompts
+from diffkit.tasks.generate import Settings, guidance_of, guided, numbers, prepare, scales, takes_prompts
 from diffkit.tasks.latents import Instances, synced
 from diffkit.tasks.motif import Illusion as Illusion
 from diffkit.tasks.motif import seen as seen
@@ -136,7 +136,7 @@ def _guided(model: Any, illusion: Illusion, settings: Settings, batch: int) -> t
     if scale == 1.0:
         return net, conds
     uncond = every.rows(count, count + len(negative)) if text else model.uncond(1)
-    return cfg(net, uncond, scale, levels=model.scheduler.config.num_train_timesteps), conds
+    return guided(net, uncond, scale, model, settings), conds
 
 
 def _gathered(illusion: Illusion, pictures: list[Tensor], place: int | None, reference: Tensor | None) -> Tensor:

@@ -8,11 +8,11 @@ from typing import Any
 from PIL import Image
 
 from diffkit.errors import UsageError
-from diffkit.guidance import cfg, chunked
+from diffkit.guidance import chunked
 from diffkit.images import cut, to_tensor
 from diffkit.sampling import denoise, generators, pure_noise
 from diffkit.tasks.edit import Edit, OnStep, label_list, pictures_of, walked
-from diffkit.tasks.generate import Settings, finished, numbers, prepare
+from diffkit.tasks.generate import Settings, finished, guided, numbers, prepare
 
 # Guidance and noise level of each stage, as its authors use them.
 _USUAL = {"deepfloyd": (4.0, 250), "stable_diffusion": (9.0, 20)}
@@ -61,7 +61,7 @@ def upscale(
     scale = guidance if settings.guidance is None else settings.guidance
     cond = both.rows(0, len(seeds)).join(extra)
     assert not isinstance(scale, tuple)
-    net = cfg(net, both.rows(len(seeds), len(seeds) + 1), scale)
+    net = guided(net, both.rows(len(seeds), len(seeds) + 1), scale, model, settings)
     x = walked(denoise(net, x, scheduler, cond, generators=random, eta=settings.eta), len(seeds), on_step)
     visited = numbers(scheduler.timesteps)
     return Edit(pictures_of(finished(model, x)), visited, len(visited))

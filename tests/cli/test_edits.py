@@ -190,6 +190,28 @@ def test_sample_sweeps_and_replays(run_cli, classes: Path, kit) -> None:
 
 
 @pytest.mark.parametrize(
+    ("command", "flags"),
+    [("sample", []), ("sdedit", ["--strength", "0.9"]), ("inpaint", []), ("anagram", ["--c1", "one", "--c2", "zero"])],
+)
+def test_guidance_on_a_part_of_the_way_is_swept_recorded_and_replayed(
+    run_cli, classes: Path, kit, command: str, flags: list[str]
+) -> None:
+    model = [classes] if command == "sample" else ["-m", classes]
+    label = [] if command == "anagram" else ["-c", "one"]
+    common = (command, *model, *label, *flags, "--steps", 6, "--guidance", 3, "--json", "-o")
+    told = json.loads(run_cli(*common, "out", "--sweep", "guidance-interval=0:1,0:0.5,0.5:1").stdout)
+    always, first, last = (pixels(path) for path in told["images"])
+    assert (first != always).any()
+    assert (last != always).any()
+    assert (first != last).any()
+    one = json.loads(run_cli(*common, "one.png", "--guidance-interval", "0:0.5").stdout)["images"][0]
+    assert (pixels(one) == first).all()
+    assert read_recipe(one)["arguments"]["guidance_interval"] == "0:0.5"
+    for path in (one, told["grid"]):
+        assert json.loads(run_cli("replay", path, "--json").stdout)["identical"] is True
+
+
+@pytest.mark.parametrize(
     ("sweeps", "message"),
     [
         (["strenght=1,2"], "Did you mean 'strength'"),

@@ -1,4 +1,4 @@
-"""What becomes of `--negative-prompt` where nothing is guided: it is said, before any model is looked for."""
+"""What becomes of the options that guide where nothing is guided: it is said, before any model is looked for."""
 
 from __future__ import annotations
 
@@ -46,12 +46,30 @@ def test_of_a_sweep_it_is_said_once(run_cli) -> None:
     assert ran.stderr.count("is not: give more") == 1
 
 
-@pytest.mark.parametrize("flags", [("--guidance", 3), ("--negative-prompt", "a dog")])
+def test_an_interval_of_guidance_one_is_said_too(run_cli) -> None:
+    common = ("sample", *model_of("sample"), "--offline", "--guidance", "1", "--guidance-interval", "0:0.5")
+    assert "is heard, and --guidance-interval is not" in run_cli(*common).stderr
+    both = "is heard, and --negative-prompt 'a dog' and --guidance-interval are not"
+    assert both in run_cli(*common, "--negative-prompt", "a dog").stderr
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--guidance", 3),
+        ("--guidance-interval", "0:0.5"),
+        ("--negative-prompt", "a dog"),
+        ("--sweep", "guidance=1,3"),
+        ("--sweep", "negative-prompt=a dog,a cow"),
+    ],
+)
 def test_an_inversion_without_an_edit_guides_nothing(run_cli, tmp_path: Path, flags: tuple[str, object]) -> None:
     Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
     one = ("invert", tmp_path / "a.png", *model_of("invert"), "--offline")
-    assert "without --edit-prompt they do nothing" in run_cli(*one, *flags).stderr
-    assert "they do nothing" not in run_cli(*one, *flags, "--edit-prompt", "a tree").stderr
+    flag = flags[0] if flags[0] != "--sweep" else f"--{flags[1].partition('=')[0]}"
+    assert f"without --edit-prompt no effect of {flag}\n" in run_cli(*one, *flags).stderr
+    assert "no effect" not in run_cli(*one, *flags, "--edit-prompt", "a tree").stderr
     two = ("interpolate", *model_of("interpolate"), "--offline", *flags)
-    assert "between two images nothing is guided" in run_cli(*two, tmp_path / "a.png", tmp_path / "a.png").stderr
+    said = run_cli(*two, tmp_path / "a.png", tmp_path / "a.png").stderr
+    assert f"between two images nothing is guided: no effect of {flag}\n" in said
     assert "nothing is guided" not in run_cli(*two).stderr

@@ -1,0 +1,106 @@
+"""How pictures are drawn: what a command or a caller asks for, and what can be refused before a model is loaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from diffkit.errors import UsageError
+from diffkit.guidance import check_interval
+from diffkit.schedulers import canonical, check_spacing
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How pictures are drawn; None means the model's default.
+
+    Attributes:
+        scheduler: A sampler's name; DDIM, or Euler for flows, when left out.
+        steps: Sampling steps; the sampler's default when left out.
+        spacing: leading, trailing or linspace; the model's when left out.
+        eta: DDIM's share of fresh noise.
+        timesteps: A custom grid in place of `steps`.
+        stop_noise_after: Steps with fresh noise, before the rest go without.
+        guidance: Guidance scale, or one per picture of a batch; when left out 2 for classes, for prompts 7.5 (Stable
+            Diffusion), 7 (DeepFloyd) or 4 (diffkit's own).
+        negative: Negative prompt, or one per picture, of models that take prompts.
+        interval: From and up to which part of the way from noise (0) to picture (1) is guided; elsewhere the
+            prediction is conditional, by one network row in place of two (arXiv:2404.07724).
+        max_batch: Most rows in one network call.
+    """
+
+    scheduler: str | None = None
+    steps: int | None = None
+    spacing: str | None = None
+    eta: float = 0.0
+    timesteps: tuple[int, ...] | None = None
+    stop_noise_after: int | None = None
+    guidance: float | tuple[float | None, ...] | None = None
+    negative: str | tuple[str | None, ...] | None = None
+    interval: tuple[float, float] = (0.0, 1.0)
+    max_batch: int | None = None
+
+
+def check_settings(settings: Settings) -> None:
+    """Refuse what no model could do, before one is loaded.
+
+    Raises:
+        UsageError: Unknown scheduler, options that exclude each other or have no effect, or a broken grid.
+    """
+    name = canonical(settings.scheduler) if settings.scheduler else None
+    check_spacing(settings.spacing)
+    for scale in settings.guidance if isinstance(settings.guidance, tuple) else (settings.guidance,):
+        if scale is not None and not math.isfinite(scale):
+            raise UsageError(f"--guidance {scale:g} is no finite number", "Usual are 1 (none) to 15.")
+    check_interval(*settings.interval)
+    if settings.timesteps is not None:
+        if settings.steps is not None or settings.spacing is not None:
+            raise UsageError("--timesteps is the whole grid; --steps and --spacing have no place beside it")
+        grid = settings.timesteps
+        if not grid or list(grid) != sorted(set(grid), reverse=True) or grid[-1] < 0:
+            raise UsageError(f"--timesteps {','.join(map(str, grid))}: give descending whole numbers, 999,750,...,0")
+    if settings.eta and name not in (None, "ddim"):
+        raise UsageError(f"--eta belongs to ddim; the scheduler is {name}", "Leave --eta out.")
+    if settings.stop_noise_after is not None and name != "ddpm" and not settings.eta:
+        raise UsageError(
+            f"--stop-noise-after: {name or 'ddim with eta 0'} has no noise that it could stop",
+            "Use --scheduler ddpm, or ddim with --eta.",
+        )
+
+
+def interval(text: str | None) -> tuple[float, float]:
+    """Read START:STOP, for `Settings.interval`; None is all of the way.
+
+    Raises:
+        UsageError: It is not written so.
+    """
+    if text is None:
+        return 0.0, 1.0
+    try:
+        start, stop = map(float, text.split(":"))
+    except ValueError:
+        raise UsageError(f"--guidance-interval {text!r}: give START:STOP, for example 0:0.6") from None
+    return start, stop
+
+
+def unheard(settings: Settings) -> str | None:
+    """Say what has no effect where guidance 1 was asked for; None where all is well."""
+    told = [f"--negative-prompt {settings.negative!r}"] if settings.negative else []
+    told += ["--guidance-interval"] if settings.interval != Settings.interval else []
+    if settings.guidance != 1.0 or not told:
+        return None
+    silent = f"{' and '.join(told)} {'is' if len(told) == 1 else 'are'} not"
+    return f"at --guidance 1 the prompt alone is heard, and {silent}: give more guidance, or leave it out"
+
+
+def merged(settings: Sequence[Settings]) -> Settings:
+    """Return settings that differ in guidance and negative prompt only, one per picture, as those of one batch."""
+    first = settings[0]
+    if all(each == first for each in settings):
+        return first
+    return replace(
+        first,
+        guidance=tuple(each.guidance for each in settings),  # type: ignore[misc]
+        negative=tuple(each.negative for each in settings),  # type: ignore[misc]
+    )
