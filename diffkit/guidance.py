@@ -15,7 +15,7 @@ from diffkit.errors import UsageError
 from diffkit.levels import network_level, out_of, x0_of
 from diffkit.types import Cond, Denoiser, Filter, Prediction, View
 
-__all__ = ["cfg", "check_interval", "chunked", "gradient", "mix", "multiview"]
+__all__ = ["cfg", "check_interval", "chunked", "gradient", "mix", "multiview", "within"]
 
 
 def cfg(
@@ -39,7 +39,7 @@ def cfg(
         scale: Guidance scale w; or one per image, where x is then that batch or several of them (views).
         start: Guide from this fraction of the way from pure noise (0) to the image (1) on, measured in timesteps;
             before it the prediction is conditional.
-        stop: Guide up to this fraction.
+        stop: Guide up to this fraction; a step at either end is guided.
         levels: T, the number of timesteps of the way; used for `start` and `stop` only.
 
     Raises:
@@ -48,11 +48,11 @@ def cfg(
     Source: Ho & Salimans, arXiv:2207.12598, eq. 6; the interval: Kynkäänniemi et al., arXiv:2404.07724.
     """
     check_interval(start, stop)
-    always = start == 0.0 and stop == 1.0
+    always = start == 0.0 and stop == 1.0  # then nothing waits for the timestep's value
 
     def guided(x: Tensor, t: Tensor, cond: Cond) -> Prediction:
         batch = x.shape[0]
-        if scale == 1.0 or not (always or start <= 1.0 - float(t.max()) / levels <= stop):
+        if scale == 1.0 or not (always or within(start, stop, float(t.max()), levels)):
             return net(x, t, cond)
         if scale == 0.0:
             return net(x, t, _over(cond, uncond, batch))
@@ -78,6 +78,12 @@ def check_interval(start: float, stop: float) -> None:
         raise UsageError(
             f"guidance from {start:g} to {stop:g} of the way", "Needed is 0 <= start <= stop <= 1; 0:1 is all of it."
         )
+
+
+def within(start: float, stop: float, timestep: float, levels: int) -> bool:
+    """Say whether a step is guided: both ends count, and 0 and 1 hold whatever timesteps a sampler has."""
+    place = min(max((levels - timestep) / levels, 0.0), 1.0)
+    return start <= place <= stop
 
 
 def gradient(

@@ -59,6 +59,16 @@ def test_outside_the_interval_the_prediction_is_conditional() -> None:
     assert net.batches == [2, 2, 4, 4, 4, 2, 2]
 
 
+@pytest.mark.parametrize("tenth", range(11))
+def test_both_ends_of_the_interval_count(tenth: int) -> None:
+    """At the decimals that people write, whatever their binary fractions are."""
+    net, t = Net(), torch.tensor(1000 - 100 * tenth)
+    end = float(f"0.{tenth}") if tenth < 10 else 1.0
+    cfg(net, UNCOND, 3.0, start=end, levels=1000)(X, t, COND)
+    cfg(net, UNCOND, 3.0, stop=end, levels=1000)(X, t, COND)
+    assert net.batches == [4, 4]
+
+
 def test_without_a_variance_there_is_none() -> None:
     got = cfg(lambda x, t, c: Prediction(x), UNCOND, 3.0)(X, torch.tensor(1), COND)
     assert got.var is None

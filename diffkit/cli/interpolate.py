@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from diffkit.cli.pictures import Batch, Plan, guiding, picture_command
-
-LOG = logging.getLogger("diffkit")
+from diffkit.cli.pictures import Batch, Plan, picture_command
 
 HUB = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
@@ -59,8 +56,5 @@ def interpolate(
         exact_sampler(model.scheduler, settings)
         return inversion(model, settings, refine, False)
 
-    def before(source: str, options: dict[str, Any]) -> None:
-        if given and (silent := guiding(options)):
-            LOG.warning("between two images nothing is guided: no effect of %s", ", ".join(silent))
-
-    return Plan(draw, visits, {"image": image, "image_b": image_b}, before=before)
+    silent = "between two images nothing is guided" if given else None
+    return Plan(draw, visits, {"image": image, "image_b": image_b}, unguided=silent)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Annotated, Any
 
 import typer
 
-from diffkit.cli.pictures import Batch, Image, Plan, guiding, picture_command
-
-LOG = logging.getLogger("diffkit")
+from diffkit.cli.pictures import Batch, Image, Plan, picture_command
 
 HUB = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
@@ -52,8 +49,5 @@ def invert(
             on_step=batch.on_step,
         )  # fmt: skip
 
-    def before(source: str, options: dict[str, Any]) -> None:
-        if edit is None and (silent := guiding(options)):
-            LOG.warning("guidance is that of an edit: without --edit-prompt no effect of %s", ", ".join(silent))
-
-    return Plan(draw, lambda m, s: task.visits(m, s, refine, edit is not None), {"image": image}, before=before)
+    silent = "without --edit-prompt or --edit-class nothing is guided" if edit is None else None
+    return Plan(draw, lambda m, s: task.visits(m, s, refine, edit is not None), {"image": image}, unguided=silent)

@@ -37,7 +37,9 @@ Guidance = Annotated[
 Interval = Annotated[
     str | None,
     typer.Option(
-        "--guidance-interval", metavar="START:STOP", help="Guide this part of the way from noise (0) to picture (1)."
+        "--guidance-interval",
+        metavar="START:STOP",
+        help="Guide these noise levels only; 0 is noise, 1 the picture.",
     ),
 ]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Sampling steps.")]

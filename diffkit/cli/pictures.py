@@ -118,7 +118,10 @@ def _run(
     settings = [_settings(name, values) for values in cells]
     for each in settings:
         check_settings(each)
-    warn_unheard(settings)
+    warn_unheard([each for each, plan in zip(settings, plans, strict=True) if plan.unguided is None])
+    for why in dict.fromkeys(plan.unguided for plan in plans if plan.unguided is not None):
+        if silent := guiding(given):
+            LOG.warning("%s: no effect of %s", why, ", ".join(silent))
     words = [word for plan in plans for word in plan.words]
     told = [cell.get(key) for cell in cells for key in ("prompt", "negative_prompt", "edit_prompt")]
     source = given["model"] or default_model(hub, " ".join(dict.fromkeys(w for w in [*told, *words] if w)) or None)
@@ -183,15 +186,28 @@ def guiding(given: dict[str, Any]) -> list[str]:
     """Return the options that say how prompts guide, as far as they are given or swept."""
     swept = [text.partition("=")[0].strip().removeprefix("--") for text in given["sweep"] or []]
     flags = {key: key.replace("_", "-") for key in ("guidance", "guidance_interval", "negative_prompt")}
-    return [f"--{flag}" for key, flag in flags.items() if given[key] is not None or flag in swept]
+    return [f"--{flag}" for key, flag in flags.items() if given[key] not in (None, "") or flag in swept]
 
 
 def warn_unheard(settings: list[Any]) -> None:
-    """Say which negative prompts are not heard, each once."""
+    """Say which options guidance 1 makes silent, each once."""
     from diffkit.tasks.settings import unheard
 
     for line in dict.fromkeys(filter(None, map(unheard, settings))):
         LOG.warning("%s", line)
+
+
+def warn_unguided(model: Any, settings: Any, visited: list[float]) -> None:
+    """Say that no step stands where guidance was asked for."""
+    from diffkit.tasks.settings import guides
+
+    levels = model.scheduler.config.num_train_timesteps
+    if not any(guides(settings, t, levels) for t in visited):
+        ends = ":".join(f"{end:g}" for end in settings.interval)
+        parts = [f"{(levels - t) / levels:.3g}" for t in (visited[0], visited[-1])]
+        LOG.warning(
+            "--guidance-interval %s: no step stands there, and nothing is guided; they go from %s to %s", ends, *parts
+        )
 
 
 def _settings(name: str, values: dict[str, Any]) -> Any:

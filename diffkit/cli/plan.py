@@ -55,6 +55,7 @@ class Plan:
         batched: Whether pictures of other classes, prompts and guidance scales may stand in the same batch.
         words: Prompts of its own options: the default model depends on them, and they are encoded early.
         about: What the recipe says of the picture beyond the options.
+        unguided: Why nothing is guided, where nothing is.
         before: Called with the model's name and all options, to refuse what it cannot do before it is loaded.
         pick: From the model, the settings, the seeds and the batch size to the seeds that are worth drawing.
         further: From the settings to the steps that other models take for each batch.
@@ -70,6 +71,7 @@ class Plan:
     batched: bool = False
     words: list[str] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
+    unguided: str | None = None
     before: Callable[[str, dict[str, Any]], None] | None = None
     pick: Callable[[Any, Any, list[int], int], Picked] | None = None
     further: Callable[[Any], int] | None = None

@@ -86,8 +86,8 @@ def sample(
     from diffkit.tasks.settings import Settings, check_settings, interval
 
     settings = Settings(
-        scheduler, steps, spacing, eta, _numbers(timesteps), stop_noise_after, guidance, negative_prompt,
-        interval(guidance_interval), max_batch,
+        scheduler, steps, spacing, eta, _numbers(timesteps), stop_noise_after, guidance, negative_prompt, max_batch,
+        interval=interval(guidance_interval),
     )  # fmt: skip
     check_settings(settings)
     if sweep:
@@ -167,6 +167,7 @@ def _draw(
     from diffkit.tasks.generate import batches, generate, takes_prompts, timesteps_of
 
     visited, kind = timesteps_of(model, settings), "prompt" if takes_prompts(model) else "class"
+    pictures.warn_unguided(model, settings, visited)
     mine = len(batches(len(seeds), batch_size, rank, world))
     with Bar("sampling", mine * len(visited)) as bar:
 

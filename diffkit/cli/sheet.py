@@ -46,7 +46,7 @@ class Sheet:
 
     def draw(self, tiles: list[Tile], plan: Plan, seeds: list[int], batch_size: int) -> None:
         """Draw combinations that fit into common batches, and write their pictures."""
-        from diffkit.cli.pictures import Batch
+        from diffkit.cli.pictures import Batch, warn_unguided
         from diffkit.cli.progress import Bar
         from diffkit.pictures import write_png
         from diffkit.tasks.album import Film
@@ -59,6 +59,7 @@ class Sheet:
         rows = [(tile, seed) for tile in tiles for seed in seeds]
         groups = batches(len(rows), batch_size)
         visited = plan.visits(self.model, tiles[0].settings)
+        warn_unguided(self.model, tiles[0].settings, visited)
         for line in plan.notices(self.model, tiles[0].settings) if plan.notices else []:
             LOG.info("%s", line)
         written: dict[str, list[str]] = {tile.cell.label: [] for tile in tiles}

@@ -169,10 +169,10 @@ def steps_of(model: Any, seeds: Sequence[int], labels: Sequence[str | None], set
 
 def _check_one_step(settings: Settings) -> None:
     asked = (settings.scheduler, settings.steps, settings.spacing, settings.timesteps, settings.stop_noise_after)
-    if any(value is not None for value in asked) or settings.eta:
+    if any(value is not None for value in asked) or settings.eta or settings.interval != Settings.interval:
         raise UsageError(
             "this model is a one-step denoiser: it has no sampling steps to choose",
-            "Leave --scheduler, --steps, --spacing, --timesteps, --eta and --stop-noise-after out.",
+            "Leave --scheduler, --steps, --spacing, --timesteps, --eta, --stop-noise-after, --guidance-interval out.",
         )
 
 
@@ -244,12 +244,15 @@ def effective_guidance(model: Any, settings: Settings, null: bool) -> float:
             raise UsageError(f"--guidance {guidance:g} without a class guides nothing", "Give --class.")
         _whole_way(settings, "without a class")
         return 1.0
+    if not model.meta.null_class:
+        _whole_way(settings, "by a model without a null class")
     if guidance is not None:
         return guidance
     return DEFAULT_GUIDANCE if model.meta.null_class else 1.0
 
 
 def _whole_way(settings: Settings, where: str) -> None:
+    """Refuse an interval where nothing is guided."""
     if settings.interval != Settings.interval:
         raise UsageError(f"--guidance-interval: {where} nothing is guided", "Leave it out.")
 

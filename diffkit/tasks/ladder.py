@@ -125,7 +125,7 @@ class Ladder:
             illusion: What the pictures show.
             images: (B, 3, h, w) in [-1, 1].
             seeds: One per picture.
-            settings: Those of the first stage; the sampler and grid of stage III are its own.
+            settings: Those of the first stage; sampler, grid and guidance of stage III are its own.
             advance: Called after each step.
         """
         from diffkit.tasks import stages

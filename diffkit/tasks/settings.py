@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from diffkit.errors import UsageError
-from diffkit.guidance import check_interval
+from diffkit.guidance import check_interval, within
 from diffkit.schedulers import canonical, check_spacing
 
 
@@ -25,9 +25,9 @@ class Settings:
         guidance: Guidance scale, or one per picture of a batch; when left out 2 for classes, for prompts 7.5 (Stable
             Diffusion), 7 (DeepFloyd) or 4 (diffkit's own).
         negative: Negative prompt, or one per picture, of models that take prompts.
-        interval: From and up to which part of the way from noise (0) to picture (1) is guided; elsewhere the
-            prediction is conditional, by one network row in place of two (arXiv:2404.07724).
         max_batch: Most rows in one network call.
+        interval: From and up to which part of the way from noise (0) to picture (1) is guided, both ends included;
+            elsewhere the prediction is conditional, by one network row in place of two (arXiv:2404.07724).
     """
 
     scheduler: str | None = None
@@ -38,8 +38,8 @@ class Settings:
     stop_noise_after: int | None = None
     guidance: float | tuple[float | None, ...] | None = None
     negative: str | tuple[str | None, ...] | None = None
-    interval: tuple[float, float] = (0.0, 1.0)
     max_batch: int | None = None
+    interval: tuple[float, float] = (0.0, 1.0)
 
 
 def check_settings(settings: Settings) -> None:
@@ -82,6 +82,11 @@ def interval(text: str | None) -> tuple[float, float]:
     except ValueError:
         raise UsageError(f"--guidance-interval {text!r}: give START:STOP, for example 0:0.6") from None
     return start, stop
+
+
+def guides(settings: Settings, timestep: float, levels: int) -> bool:
+    """Say whether a step of T = `levels` timesteps stands in the interval."""
+    return within(*settings.interval, timestep, levels)
 
 
 def unheard(settings: Settings) -> str | None:

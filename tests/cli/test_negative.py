@@ -11,7 +11,8 @@ from PIL import Image
 from diffkit.cli.pictures import COMMANDS
 
 SAID = "the prompt alone is heard, and --negative-prompt 'a dog' is not"
-WORDS = {"anagram": ["--p1", "a cat", "--p2", "a tree"], "hybrid": ["--p1", "a cat", "--p2", "a tree"]}
+TWO = ["--p1", "a cat", "--p2", "a tree"]
+WORDS = {"anagram": TWO, "hybrid": TWO, "invert": ["--edit-prompt", "a tree"]}
 BOTH = sorted(
     {
         "sample",
@@ -67,9 +68,18 @@ def test_an_inversion_without_an_edit_guides_nothing(run_cli, tmp_path: Path, fl
     Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
     one = ("invert", tmp_path / "a.png", *model_of("invert"), "--offline")
     flag = flags[0] if flags[0] != "--sweep" else f"--{flags[1].partition('=')[0]}"
-    assert f"without --edit-prompt no effect of {flag}\n" in run_cli(*one, *flags).stderr
+    said = run_cli(*one, *flags).stderr
+    assert said.count(f"without --edit-prompt or --edit-class nothing is guided: no effect of {flag}\n") == 1
     assert "no effect" not in run_cli(*one, *flags, "--edit-prompt", "a tree").stderr
     two = ("interpolate", *model_of("interpolate"), "--offline", *flags)
     said = run_cli(*two, tmp_path / "a.png", tmp_path / "a.png").stderr
-    assert f"between two images nothing is guided: no effect of {flag}\n" in said
+    assert said.count(f"between two images nothing is guided: no effect of {flag}\n") == 1
     assert "nothing is guided" not in run_cli(*two).stderr
+
+
+def test_where_nothing_is_guided_more_guidance_is_no_advice(run_cli, tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    flags = ("--offline", "--guidance", 1, "--guidance-interval", "0:0.5")
+    said = run_cli("invert", tmp_path / "a.png", *model_of("invert"), *flags).stderr
+    assert "no effect of --guidance, --guidance-interval" in said
+    assert "give more guidance" not in said

@@ -20,13 +20,17 @@ from diffkit.schema import ModelSpec, NoiseSpec
 from diffkit.tasks.generate import batches
 
 
-def make_run(folder: Path, prediction: str = "epsilon", kind: str = "embedding", size: int = 9) -> Path:
+def make_run(
+    folder: Path, prediction: str = "epsilon", kind: str = "embedding", size: int = 9, null: bool = True
+) -> Path:
     torch.manual_seed(0)
     names = ["zero", "one", "two, three"] if kind != "none" else []
     spec = ModelSpec(preset="tiny", class_conditioning=kind)
     network = build_network(spec, shape=(1, size, size), num_classes=3)
     noise = NoiseSpec(prediction=prediction, timesteps=20)
-    meta = RunMeta(prediction=prediction, conditioning=kind, class_names=names, resolution=size, channels=1)
+    meta = RunMeta(
+        prediction=prediction, conditioning=kind, class_names=names, resolution=size, channels=1, null_class=null
+    )
     save_pipeline(folder, network, make_noise_scheduler(noise), meta)
     with torch.no_grad():
         network.unet.conv_out.bias.add_(0.5)

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from diffkit.errors import UsageError
+from diffkit.models import load
+from diffkit.tasks.edit import fit, fit_mask, picture_shape
 from diffkit.tasks.generate import Settings, generate, timesteps_of
+from diffkit.tasks.hybrid import make_hybrid
 from diffkit.tasks.illusion import Illusion, draw
+from diffkit.tasks.inpaint import inpaint
+from diffkit.tasks.invert import invert
+from diffkit.tasks.sdedit import sdedit
 from diffkit.tasks.search import search
 from diffkit.tasks.settings import check_settings, interval
+from diffkit.tasks.upscale import upscale
 from diffkit.views import parse_view
+from tests.cli.test_sample import make_run
+from tests.models.conftest import make_if
 from tests.tasks.conftest import Counting, label_of
 
 FAMILIES = ("classes", "flow", "sd", "if")
@@ -57,8 +68,10 @@ def test_outside_it_is_as_with_guidance_one_and_inside_as_always(models, family:
     plain = drawn(model, how(), family)
     assert torch.equal(drawn(model, how(interval=(0.0, 1.0)), family), plain)
     assert not torch.equal(drawn(model, how(interval=FIRST_HALF), family), plain)
-    # Of 6 steps none stands so near the picture; prompts that are encoded in other company differ in the last bits.
-    nothing = drawn(model, how(interval=(0.999, 0.999)), family)
+    # No step stands so near the picture. Prompts that are encoded in other company differ in the last bits.
+    counting = Counting(model)
+    nothing = drawn(counting, how(interval=(0.9999, 0.9999)), family)
+    assert counting.rows == [2] * 6
     torch.testing.assert_close(nothing, drawn(model, Settings(steps=6, guidance=1.0), family), rtol=0, atol=1e-3)
 
 
@@ -90,10 +103,55 @@ def test_a_search_counts_what_it_saves(models) -> None:
     assert found.rows == sum(model.rows) == sum(4 * 2 * (2 if here else 1) for here in guided_calls(model))
 
 
-def test_nothing_to_guide_is_refused(models) -> None:
+@pytest.mark.parametrize("command", ["sdedit", "inpaint", "invert", "hybrid"])
+def test_every_trick_hears_of_it(models, command: str) -> None:
+    model = Counting(models("classes"))
+    _, height, width = picture_shape(model)
+    image = fit(model, Image.linear_gradient("L"))
+    mask = fit_mask(model, Image.new("L", (width, height), 255))
+
+    def run(settings: Settings) -> list[int]:
+        model.rows.clear()
+        if command == "sdedit":
+            sdedit(model, image, [1], ["one"], settings, strength=1.0)
+        elif command == "inpaint":
+            inpaint(model, image, mask, [1], ["one"], settings, jump=1, resample=1)
+        elif command == "invert":
+            invert(model, image, [1], "one", settings, edit="zero")
+        else:
+            draw(model, make_hybrid(["one", "zero"], "low_high:2"), [1], settings)
+        return list(model.rows)
+
+    full, part, none = (run(how(interval=ends)) for ends in ((0.0, 1.0), FIRST_HALF, (0.9999, 0.9999)))
+    assert len(full) == len(part) == len(none)
+    saved = [b - a for a, b in zip(part, full, strict=True)]
+    possible = [b - a for a, b in zip(none, full, strict=True)]
+    assert 0 < sum(saved) < sum(possible)
+    assert all(one in (0, most) for one, most in zip(saved, possible, strict=True))
+
+
+def test_upscaling_hears_of_it(tmp_path: Path) -> None:
+    make_if(tmp_path / "m", stage=2)
+    model = Counting(load(str(tmp_path / "m"), device="cpu"))
+    low = Image.new("RGB", (model.shape[2] // 4, model.shape[1] // 4), "grey")
+    rows = []
+    for ends in ((0.0, 1.0), FIRST_HALF):
+        model.rows.clear()
+        upscale(model, low, [1], ["a cat"], how(interval=ends))
+        rows.append(sum(model.rows))
+    assert 6 < rows[1] < rows[0] == 12
+
+
+def test_nothing_to_guide_is_refused(models, tmp_path: Path) -> None:
     for family in ("plain", "classes"):
         with pytest.raises(UsageError, match="--guidance-interval"):
             list(generate(models(family), [1], [None], Settings(steps=2, interval=FIRST_HALF)))
+    for folder, more, label in (
+        (make_run(tmp_path / "run", "one_step", "none"), {}, None),
+        (make_run(tmp_path / "plain", null=False), {"steps": 2}, "one"),
+    ):
+        with pytest.raises(UsageError, match="--guidance-interval"):
+            list(generate(load(str(folder)), [1], [label], Settings(**more, interval=FIRST_HALF)))
 
 
 def test_how_it_is_written() -> None:
