@@ -70,8 +70,9 @@ def estimate(
 
     Returns:
         `parameters`, `trainable`, `memory` (bytes by kind, and `total`), `updates` (None where neither steps nor a
-        length is known), `images`, `images_per_update`, `epochs`, `processes`, `device`, `precision`, and, where timed,
-        `images_per_second` and `eta_seconds` (previews included; None where the memory does not allow a trial).
+        length is known), `images`, `images_per_update`, `epochs`, `processes`, `device`, `precision`, `emulated` (a CPU
+        without instructions for that precision), and, where timed, `images_per_second` and `eta_seconds` (previews
+        included; None where the memory does not allow a trial).
     """
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     precision = fast.mixed_precision(recipe.training.mixed_precision) or os.environ.get(
@@ -91,6 +92,7 @@ def estimate(
         "processes": world,
         "device": place.type,
         "precision": precision,
+        "emulated": fast.emulated(precision, place),
     }
     if timed:
         seconds = time_updates(recipe, shape, num_classes, sizes, place, precision)
@@ -109,11 +111,12 @@ def describe(facts: dict[str, Any]) -> list[str]:
     updates = "not known before the dataset is there" if facts["updates"] is None else f"{facts['updates']:,}"
     seen = "" if facts["images"] is None else f" ({facts['images']:,} images"
     seen += f", {facts['epochs']:g} epochs)" if facts["epochs"] is not None else ")" if seen else ""
+    slow = " (in software: --mixed-precision no is faster)" if facts["emulated"] else ""
     lines = [
         f"parameters  {facts['parameters']:,}" + (f" ({frozen:,} frozen)" if frozen else ""),
         f"memory      at least {_bytes(memory['total'])} per process: {parts}",
         f"updates     {updates}{seen}, {facts['images_per_update']} images each",
-        f"device      {facts['device']}, precision {facts['precision']}, processes: {facts['processes']}",
+        f"device      {facts['device']}, precision {facts['precision']}{slow}, processes: {facts['processes']}",
     ]
     if facts.get("images_per_second"):
         lines.append(f"speed       {facts['images_per_second']:g} images/s, from a few trial updates")

@@ -10,7 +10,7 @@ from torch import nn
 
 from diffkit.models.devices import keep_memory
 
-__all__ = ["keep_memory", "mixed_precision", "prepare_network", "several_cpu_processes"]
+__all__ = ["emulated", "keep_memory", "mixed_precision", "prepare_network", "several_cpu_processes"]
 
 
 def several_cpu_processes() -> bool:
@@ -31,6 +31,13 @@ def mixed_precision(wanted: str) -> str | None:
     if launched == "no":
         return None
     return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+
+
+def emulated(precision: str | None, device: torch.device) -> bool:
+    """Whether a CPU has no instructions for a half precision and computes it in software, many times slower."""
+    if device.type != "cpu" or precision not in ("bf16", "fp16") or not torch.backends.mkldnn.is_available():
+        return False
+    return not getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported")()
 
 
 def prepare_network(

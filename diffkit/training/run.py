@@ -93,6 +93,11 @@ def _accelerated(recipe: Recipe, folder: Path) -> Iterator[Any]:
         project_dir=str(folder),
         kwargs_handlers=[kwargs],
     )
+    if accelerator.is_main_process and fast.emulated(accelerator.mixed_precision, accelerator.device):
+        LOG.warning(
+            "this CPU computes %s in software, several times slower than fp32: use --mixed-precision no",
+            accelerator.mixed_precision,
+        )
     try:
         yield accelerator
         if accelerator.num_processes > 1:

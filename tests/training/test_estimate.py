@@ -157,3 +157,14 @@ def test_what_does_not_fit_is_refused() -> None:
         estimate(recipe(model={"preset": "huge"}), 100, (1, 16, 16), 0)
     with pytest.raises(UsageError, match="has no classes"):
         estimate(recipe(model={"class_conditioning": "embedding"}), 100, (1, 16, 16), 0)
+
+
+@pytest.mark.parametrize(("native", "said"), [(True, False), (False, True)])
+def test_a_precision_that_the_cpu_lacks_is_said(monkeypatch: pytest.MonkeyPatch, native: bool, said: bool) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
+    half = recipe(training={"mixed_precision": "bf16"})
+    lines = describe(estimate(half, length=None, shape=(1, 16, 16), num_classes=0, timed=False))
+    assert any("in software" in line for line in lines) == said
+    full = describe(estimate(recipe(), length=None, shape=(1, 16, 16), num_classes=0, timed=False))
+    assert not any("in software" in line for line in full)

@@ -250,3 +250,11 @@ def test_a_signal_before_the_first_step_leaves_at_once(tiny, monkeypatch):
         fit(tiny(out="early"))
     assert caught.value.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_precision_that_the_cpu_lacks_is_said(tiny, monkeypatch, caplog):
+    monkeypatch.setattr(run_module.fast, "emulated", lambda precision, device: precision == "bf16")
+    for precision, said in (("no", False), ("bf16", True)):
+        caplog.clear()
+        fit(tiny("training.steps=1", f"training.mixed_precision={precision}", out=precision))
+        assert ("computes bf16 in software" in caplog.text) == said
