@@ -32,6 +32,7 @@ LOG = logging.getLogger("diffkit.pictures")
 KEYWORD = "diffkit"
 MAX_RECIPE = 1 << 20
 _MAX_CHUNKS = 100_000
+_SMALLEST = 10  # pixels of a caption's letters
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -68,7 +69,7 @@ def grid(
     columns = min(columns or math.ceil(math.sqrt(len(images))), len(images))
     factor = max(1, math.ceil(min_cell / max(images[0].size)))
     cell_w, cell_h = images[0].width * factor, images[0].height * factor
-    size = max(10, min(18, cell_h // 6))
+    size = _letters(labels or (), cell_w, max(_SMALLEST, min(18, cell_h // 6)))
     strip = size + 4 if labels and any(labels) else 0
     rows = math.ceil(len(images) / columns)
     mode = "L" if all(image.mode == "L" for image in images) else "RGB"
@@ -84,12 +85,22 @@ def grid(
     return sheet
 
 
+def _letters(labels: Sequence[str], width: int, largest: int) -> int:
+    """Return the size of letters, in pixels, at which all captions fit; the smallest legible one where none does."""
+
+    def fits(size: int) -> bool:
+        font = ImageFont.load_default(size)
+        return all(font.getlength(" ".join(label.split())) < width for label in labels)
+
+    return next((size for size in range(largest, _SMALLEST, -1) if fits(size)), _SMALLEST)
+
+
 def _caption(draw: ImageDraw.ImageDraw, text: str, left: int, top: int, width: int, size: int, ink: int) -> None:
     """Write one line, shortened at its end to what fits."""
     font = ImageFont.load_default(size)
     text = " ".join(text.split())
     short = text
-    while short and draw.textlength(short + ("…" if short != text else ""), font=font) > width:
+    while short and draw.textlength(short + ("…" if short != text else ""), font=font) >= width:
         short = short[:-1]
     shown = short + ("…" if short != text else "")
     draw.text((left + 1, top), shown, fill=ink if draw.im.mode == "L" else (ink,) * 3, font=font)

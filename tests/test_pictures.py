@@ -52,6 +52,22 @@ def test_labels_are_written_above_and_shortened() -> None:
         grid([flat(0), flat(0)], labels=["one"])
 
 
+def test_letters_shrink_before_captions_are_cut_and_all_of_a_sheet_are_alike() -> None:
+    words = "a sign on a blue star"
+
+    def strips(*labels: str) -> list[bytes]:
+        sheet = grid([flat(128, size=128)] * 2, 2, labels=labels)
+        high = sheet.height - 130
+        return [sheet.crop((2 + 130 * k, 0, 130 + 130 * k, high)).tobytes() for k in (0, 1)]
+
+    first, second = strips(words, words)
+    assert first == second
+    assert strips(words, "x")[0] == first
+    assert strips("x", "x")[0] != strips("x", words)[0]
+    assert strips(words, words + " far")[0] != first  # smaller, and whole
+    assert strips("x", words + " far")[1] != strips("x", words + " fa")[1]
+
+
 def test_grey_and_colour_mix_and_tensors_are_taken() -> None:
     assert grid([flat(0), flat(9, mode="RGB")]).mode == "RGB"
     sheet = grid(torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 1, 64, 64), columns=2)
