@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from diffkit.pictures import grid, write_png
 from diffkit.tasks.examples import example_image, example_mask
@@ -45,12 +45,15 @@ def diffkit(*arguments: Any) -> dict[str, Any]:
     return told
 
 
-def shown(path: str | Path) -> Image.Image:
-    """A picture, enlarged pixel by pixel."""
+def shown(path: str | Path, *, frame: bool = False) -> Image.Image:
+    """A picture, enlarged pixel by pixel; with a frame, where its white would run into the page."""
     with Image.open(path) as image:
         whole = image.convert("RGB")
     factor = max(1, SIDE // max(whole.size))
-    return whole.resize((whole.width * factor, whole.height * factor), Image.Resampling.NEAREST)
+    large = whole.resize((whole.width * factor, whole.height * factor), Image.Resampling.NEAREST)
+    if frame:
+        ImageDraw.Draw(large).rectangle((0, 0, large.width - 1, large.height - 1), outline="grey")
+    return large
 
 
 def keep(source: str | Path, name: str) -> None:
@@ -111,7 +114,7 @@ def inpaint(out: Path) -> None:
     prompt = "the letter O"
     whole = diffkit("sample", "tiny", "-p", prompt, "--guidance", 4, "--seed", 3, "-o", out / "whole.png")["images"][0]
     example_mask(32, 32).save(out / "mask.png")
-    tiles = [("the picture", shown(whole)), ("the mask", shown(out / "mask.png"))]
+    tiles = [("the picture", shown(whole)), ("the mask", shown(out / "mask.png", frame=True))]
     for k, other in enumerate((prompt, "the letter C", "the letter G", "the letter Q")):
         told = diffkit("inpaint", whole, out / "mask.png", "-m", "tiny", "--prompt", other, "--resample", 4,
                        "--seed", 1, "-o", out / f"{k}.png")  # fmt: skip
