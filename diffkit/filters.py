@@ -20,6 +20,8 @@ from diffkit.registry import Registry, spell
 
 _BASE = 64  # the size that sigmas and lengths are counted at
 _REACH = 6.0  # sigmas; what is left out of a Gaussian is below single precision
+_FAINT = 0.05  # of a picture: below, nobody sees what a prompt puts into a part
+_NOTHING = 1e-6  # about the rounding of single precision
 
 
 class Split:
@@ -46,12 +48,47 @@ class Split:
         """The canonical spelling with every argument: `low_high:2`."""
         return spell(self)
 
-    def check(self, channels: int) -> None:
-        """Do nothing if pictures (or latents) of so many channels can be split.
+    def check(self, channels: int, size: int | None = None) -> None:
+        """Do nothing if pictures (or latents) of so many channels, and of this size, can be split.
+
+        Args:
+            channels: Of the pictures.
+            size: Their side; the channels alone are looked at when left out.
 
         Raises:
-            UsageError: They cannot.
+            UsageError: They cannot: the number of channels, or a part that is empty at this size.
         """
+        if size is None:
+            return
+        for k in range(self.parts):
+            if self.passed(k, channels, size) < _NOTHING:
+                text = f"filter {self.spec}: part {k} ({self.part_names[k]}) is empty at {size} px"
+                raise UsageError(text, f"Its prompt would not be seen. {_OTHERWISE}")
+
+    def about(self, channels: int, size: int) -> list[str]:
+        """Return what is to be said at a size that `check` has passed: a sentence for each nearly empty part."""
+        found = [(k, self.passed(k, channels, size)) for k in range(self.parts)]
+        return [
+            f"filter {self.spec}: part {k} ({self.part_names[k]}) is nearly empty at {size} px, its prompt will hardly"
+            f" be seen (it holds {max(share, 0.001):.1%} of a picture at most). {_OTHERWISE}"
+            for k, share in found
+            if share < _FAINT
+        ]
+
+    def passed(self, k: int, channels: int, size: int) -> float:
+        """Estimate the largest share of any picture's length that part k keeps, 0 to about 1; exact only if small."""
+        dice = torch.Generator().manual_seed(0)
+        x = torch.randn(1, channels, size, size, generator=dice)
+        share = 0.0
+        # White noise is not enough: a strong blur leaves little of it, and yet the whole of a flat picture. Power
+        # iteration goes from the noise to what the part keeps best.
+        for _ in range(8):
+            seen = self.part(x, k)
+            share = max(share, float(seen.norm() / x.norm()))
+            if share >= _FAINT or share < _NOTHING:
+                break
+            x = seen / seen.norm()
+        return share
 
     def part(self, x: Tensor, k: int) -> Tensor:
         """Return part k of (B, C, H, W), of the same shape and dtype; the sum over all k is x.
@@ -82,6 +119,7 @@ class Split:
 
 
 FILTERS: Registry[Split] = Registry("filter")
+_OTHERWISE = "Give other arguments, another filter, or a model of larger pictures."
 
 
 def parse_filter(spec: str) -> Split:
@@ -150,8 +188,8 @@ class GreyColour(Split):
 
     part_names: ClassVar[tuple[str, ...]] = ("grey", "colour")
 
-    def check(self, channels: int) -> None:
-        """Refuse anything but three channels."""
+    def check(self, channels: int, size: int | None = None) -> None:
+        """Refuse anything but three channels; these are full at every size."""
         if channels != 3:
             text = f"filter {self.spec} splits pictures of 3 channels, not of {channels}"
             raise UsageError(text, "Use a model that draws RGB pixels, or another filter.")
@@ -169,7 +207,8 @@ class Motion(Split):
     """What is seen as the picture moves (a mean along a line) and the rest.
 
     The line is `length` pixels long at 64, counted along the axis it is nearer to, made odd; `angle` is in degrees,
-    clockwise from the horizontal: 45 goes from the top left to the bottom right. Outside the picture are zeros.
+    clockwise from the horizontal: 45 goes from the top left to the bottom right. Outside the picture are zeros. A line
+    of more than 1 takes in the nearest pixels at every size, or small pictures would not move.
 
     Source: Geng et al., arXiv:2404.11615.
     """
@@ -203,7 +242,7 @@ class Motion(Split):
 
     def _half(self, x: Tensor) -> int:
         """Pixels to each side of the middle one."""
-        return int(self.length * x.shape[-1] / _BASE) // 2
+        return max(int(self.length > 1.0), int(self.length * x.shape[-1] / _BASE) // 2)
 
     def _moved(self, x: Tensor, half: int) -> Tensor:
         moved = torch.zeros_like(x)

@@ -50,6 +50,52 @@ class TestLaws:
         assert torch.equal(x, before)
 
 
+@pytest.mark.parametrize("name", sorted(FILTERS))
+@pytest.mark.parametrize("size", [16, 28, 32, 64])
+def test_every_part_has_a_tenth_of_white_noise_or_says_that_it_has_not(name: str, size: int) -> None:
+    split, x = parse_filter(name), noise(8, 3, size, size)
+    split.check(3, size)
+    thin = [part for k, part in enumerate(split.part_names) if float(split.part(x, k).std()) < 0.1]
+    assert thin == (["high"] if (name, size) == ("triple", 16) else [])
+    said = split.about(3, size)
+    assert len(said) == len(thin)
+    assert all(f"({part}) is nearly empty at {size} px" in line for part, line in zip(thin, said, strict=True))
+
+
+class TestEmptyParts:
+    @pytest.mark.parametrize(
+        ("spec", "size", "part"),
+        [
+            ("scale:1", 32, "1 (second)"), ("scale:0", 32, "0 (first)"), ("motion:1", 64, "1 (still)"),
+            ("low_high", 4, "1 (high)"), ("triple:8,0.05", 64, "1 (middle)"), ("triple", 8, "2 (high)"),
+        ],
+    )  # fmt: skip
+    def test_a_part_of_nothing_is_refused_where_the_size_is_known(self, spec: str, size: int, part: str) -> None:
+        split = parse_filter(spec)
+        split.check(3)
+        with pytest.raises(UsageError) as caught:
+            split.check(3, size)
+        assert f"part {part} is empty at {size} px" in caught.value.message
+        assert "Its prompt would not be seen" in caught.value.hint
+
+    @pytest.mark.parametrize(("spec", "size"), [("low_high", 8), ("low_high:0.7", 28), ("triple", 17)])
+    def test_a_part_of_nearly_nothing_says_so(self, spec: str, size: int) -> None:
+        split = parse_filter(spec)
+        split.check(3, size)
+        [line] = split.about(3, size)
+        assert f"(high) is nearly empty at {size} px" in line
+        assert "\n" not in line
+
+    @pytest.mark.parametrize("spec", ["low_high:32", "low_high:64", "triple:8,8", "motion:63", "scale:-50"])
+    def test_little_of_the_noise_is_no_empty_part_where_pictures_are_all_there(self, spec: str) -> None:
+        """A wide blur leaves a hundredth of white noise, and all of a flat picture."""
+        split = parse_filter(spec)
+        split.check(3, 64)
+        assert split.about(3, 64) == []
+        if spec == "low_high:32":
+            assert float(split.part(noise(8, 3, 64, 64), 0).std()) < 0.05
+
+
 @pytest.mark.parametrize("spec", SPECS)
 def test_the_spec_makes_the_same_filter_and_half_precision_sums_up(spec: str) -> None:
     split = parse_filter(spec)
@@ -143,6 +189,14 @@ def test_motion_follows_its_angle(angle: int, shifts: list[tuple[int, int]]) -> 
     for dy, dx in shifts:
         expected[30 + dy, 30 + dx] = 1.0
     torch.testing.assert_close(moved, expected)
+
+
+@pytest.mark.parametrize("size", [4, 8, 16, 17, 18, 19, 28, 32])
+def test_small_pictures_move_by_a_pixel(size: int) -> None:
+    x = noise(2, 1, size, size)
+    expected = F.conv2d(x, (torch.eye(3) / 3)[None, None], padding=1)
+    torch.testing.assert_close(parse_filter("motion").part(x, 0), expected, rtol=0, atol=1e-6)
+    assert torch.equal(parse_filter("motion:1").part(x, 0), x)
 
 
 def test_a_line_between_pixels_keeps_its_weight() -> None:

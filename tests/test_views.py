@@ -100,6 +100,81 @@ RECORDED = {
 }
 
 
+# The same of diffkit before these views took every size: what worked then must stay, for pictures carry recipes.
+KEPT = {
+    ("patch_permute", 16): "c4a1637782244c78",
+    ("patch_permute", 64): "2226b27ef127f037",
+    ("patch_permute:7,1", 28): "2b7b69c40a7c74b6",
+    ("pixel_permute", 28): "270deb57c4870003",
+    ("pixel_permute", 64): "fdf8f2e6273e3a1c",
+    ("pixel_permute", 256): "d3f28e028bee54d4",
+    ("pixel_permute:48,1", 96): "5084c6dfa42f88fa",
+    ("jigsaw", 28): "cae7d5afa941f3f4",
+    ("jigsaw", 32): "d6299907546f9017",
+    ("jigsaw", 64): "b0631f033fb65c8c",
+    ("jigsaw:3,1", 96): "7a5ce6525c774d8f",
+    ("jigsaw:5,2", 65): "59790180578eb636",
+}
+
+
+class TestAnySize:
+    """Pieces that do not fill the picture leave a margin at the right and at the bottom, and no size is refused."""
+
+    @pytest.mark.parametrize(("spec", "size"), KEPT)
+    def test_sizes_that_the_pieces_fill_are_as_they_were(self, spec: str, size: int) -> None:
+        bytes_ = parse_view(spec).table(size).numpy().astype("<i8").tobytes()
+        assert hashlib.sha256(bytes_).hexdigest()[:16] == KEPT[spec, size]
+
+    @pytest.mark.parametrize("size", [28, 30, 65, 96])
+    @pytest.mark.parametrize(
+        "spec", ["patch_permute", "patch_permute:7,1", "pixel_permute", "pixel_permute:16,3", "jigsaw", "jigsaw:7,2"]
+    )
+    def test_the_laws_hold(self, spec: str, size: int) -> None:
+        view = parse_view(spec)
+        report = check_view(view, size)
+        assert report.ok, report.reasons
+        assert max(report.inverse, report.variance_law) == 0.0
+        assert max(report.norm, report.linearity) < 1e-12
+        x = noise(2, 3, size, size)
+        assert torch.equal(view.invert(view.apply(x)), x)
+        assert torch.equal(view.apply(view.invert(x)), x)
+
+    @pytest.mark.parametrize(
+        ("spec", "size", "whole"),
+        [
+            ("patch_permute", 28, 24), ("patch_permute", 30, 24), ("patch_permute", 65, 64), ("jigsaw", 30, 28),
+            ("jigsaw", 65, 64), ("jigsaw:3,1", 31, 30), ("pixel_permute", 65, 64), ("pixel_permute", 96, 96),
+            ("pixel_permute", 127, 126), ("pixel_permute", 130, 129), ("pixel_permute:7", 30, 30),
+        ],
+    )  # fmt: skip
+    def test_the_margin_stays_and_the_rest_is_the_view_of_the_rest(self, spec: str, size: int, whole: int) -> None:
+        x, view = noise(1, 3, size, size), parse_view(spec)
+        got = view.apply(x)
+        assert torch.equal(got[..., whole:, :], x[..., whole:, :])
+        assert torch.equal(got[..., whole:], x[..., whole:])
+        inner = got[..., :whole, :whole]
+        assert not torch.equal(inner, x[..., :whole, :whole])
+        if "pixel" not in spec:  # its order belongs to the number of blocks
+            assert torch.equal(inner, view.apply(x[..., :whole, :whole]))
+
+    @pytest.mark.parametrize("cells", [2, 7, 64])
+    def test_pixel_permute_leaves_less_than_a_block(self, cells: int) -> None:
+        view = parse_view(f"pixel_permute:{cells}")
+        for size in range(2, 140):
+            view.check(size)
+            n = int(view.sources(size).numel() ** 0.5)
+            assert n <= cells
+            assert size - n * (size // n) < -(-size // cells)
+
+    @pytest.mark.parametrize("spec", ["patch_permute:4", "jigsaw:4", "pixel_permute"])
+    def test_the_margin_stays_on_the_way(self, spec: str) -> None:
+        picture, view = example(67), parse_view(spec)
+        before, after = np.asarray(picture), np.asarray(view.frame(picture, 0.5))
+        assert np.array_equal(after[66:], before[66:])
+        assert np.array_equal(after[:, 66:], before[:, 66:])
+        assert not np.array_equal(after[:64, :64], before[:64, :64])
+
+
 class TestMaps:
     @pytest.mark.parametrize(("spec", "size"), RECORDED)
     def test_the_maps_are_those_of_the_papers_code(self, spec: str, size: int) -> None:
@@ -280,6 +355,18 @@ class TestCheck:
         assert 7 * 8 / 63 <= report.kept < 7 * 8 / 63 + 0.01
         assert not report.hints
 
+    @pytest.mark.parametrize("spec", ["identity", "skew:0.01", "inner_circle:0", "patch_permute:2,15"])
+    def test_warns_of_a_view_that_shows_the_same_twice(self, spec: str) -> None:
+        report = check_view(parse_view(spec), 32)
+        assert report.ok
+        [hint] = report.hints  # of 24 orders of four patches one changes nothing, and seed 15 draws it
+        assert "It changes nothing" in hint
+
+    def test_warns_of_a_view_that_shows_nearly_the_same_twice(self) -> None:
+        [hint] = check_view(parse_view("inner_circle:0.05"), 64).hints
+        assert "changes only 0.8% of the picture" in hint
+        assert not check_view(parse_view("negate"), 32).hints
+
 
 class TestFiles:
     def write(self, path: Path, order: np.ndarray) -> str:
@@ -333,6 +420,16 @@ class TestFiles:
         with pytest.raises(DataError, match=reason):
             parse_view(self.write(tmp_path / "v.npy", order))
 
+    @pytest.mark.parametrize("value", [2**63 + 5, 2**64 - 1])
+    def test_numbers_too_large_are_quoted_as_the_file_has_them(self, tmp_path: Path, value: int) -> None:
+        with pytest.raises(DataError, match=f"2 of 4 values are outside 0..3, e.g. {value}$"):
+            parse_view(self.write(tmp_path / "v.npy", np.array([0, value, 2, 2**63], dtype=np.uint64)))
+
+    @pytest.mark.parametrize("kind", ["uint64", ">u8", "uint8", ">i4"])
+    def test_every_kind_of_whole_numbers(self, tmp_path: Path, kind: str) -> None:
+        view = parse_view(self.write(tmp_path / "v.npy", np.array([3, 2, 1, 0], dtype=kind)))
+        assert view.order.tolist() == [3, 2, 1, 0]
+
     def test_counting_from_one_gets_a_hint(self, tmp_path: Path) -> None:
         with pytest.raises(DataError) as caught:
             parse_view(self.write(tmp_path / "v.npy", np.arange(4) + 1))
@@ -371,6 +468,10 @@ class TestFiles:
         ("patch_permute:1", "patches is 1"),
         ("patch_permute:8,0,0", "takes 2"),
         ("jigsaw:1", "pieces is 1"),
+        ("jigsaw:4,99999999999999999999", "seed is 99999999999999999999; needed: 0 to 9223372036854775807"),
+        ("jigsaw:4,9223372036854775808", "seed is 9223372036854775808"),
+        ("patch_permute:8,-1", "seed is -1"),
+        ("pixel_permute:64,9223372036854775808", "seed is 9223372036854775808"),
         ("inner_circle:0.6", "radius is 0.6"),
         ("permutation", "names no file"),
     ],
@@ -383,10 +484,9 @@ def test_wrong_words(spec: str, reason: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "size", "hint"),
     [
-        ("patch_permute:8", 28, "Use pictures of 32 px, or patch_permute:7."),
-        ("pixel_permute:64", 96, "Use pictures of 128 px, or pixel_permute:48."),
-        ("jigsaw:4", 30, "Use pictures of 32 px, or jigsaw:3."),
-        ("jigsaw:3", 31, "Use pictures of 30 px."),
+        ("patch_permute:8", 7, "Use pictures of 8 px or more, or patch_permute:7."),
+        ("jigsaw:4", 3, "Use pictures of 4 px or more, or jigsaw:3."),
+        ("jigsaw:3", 1, "Use pictures of 3 px or more."),
         ("square_hinge", 2, "Use 3 px or more."),
     ],
 )

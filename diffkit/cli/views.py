@@ -13,6 +13,8 @@ from diffkit.errors import DataError, UsageError
 if TYPE_CHECKING:
     from diffkit.views import Look, ViewReport
 
+_LARGEST = 1024  # of the pictures that are drawn; the check of larger ones takes gigabytes
+
 Action = Annotated[
     Literal["list", "check"],
     typer.Argument(metavar="[check]", help="Nothing to list all views and filters; check to try one view."),
@@ -22,7 +24,7 @@ What = Annotated[
 ]
 Size = Annotated[
     int | None,
-    typer.Option("--size", min=4, max=1024, help="Side of the pictures to check for; 64, or the file's own."),
+    typer.Option("--size", min=4, max=_LARGEST, help="Side of the pictures to check for; 64, or the file's own."),
 ]
 Out = Annotated[
     Path | None, typer.Option("--out", "-o", help="Folder or FILE.png of the sheet; outputs/views.png when left out.")
@@ -37,8 +39,9 @@ def register(app: typer.Typer) -> None:
 def views(action: Action = "list", what: What = None, size: Size = None, out: Out = None) -> Output:
     """List all views and filters with little pictures; `views check FILE` says whether your own view can work.
 
-    A view of your own is a permutation of the pixels: a .npy file of whole numbers, where pixel i of the view is pixel
-    order[i] of the picture, or an RGB .png whose colours are those numbers, red + 256 * green + 65536 * blue.
+    A view of your own is a permutation of the pixels: a .npy file of whole numbers, one for each pixel of the view,
+    row by row, that says which pixel of the picture is shown there, counted from 0; or an RGB .png whose colours are
+    those numbers, red + 256 * green + 65536 * blue.
     """
     if action == "check":
         if what is None:
@@ -77,6 +80,11 @@ def _check(what: str, size: int | None) -> Output:
 
     view, own = _open(what)
     size = size or own or 64
+    if size > _LARGEST:
+        raise UsageError(
+            f"views check: {what} is made for {size} px, and views are checked at up to {_LARGEST} px",
+            f"It is a permutation; give --size {_LARGEST} or less to check it on smaller pictures.",
+        )
     report = check_view(view, size)
     verdict = "can work" if report.ok else "cannot work"
     lines = [f"{view.spec} {verdict} on pictures of {size} px."]

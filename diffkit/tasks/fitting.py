@@ -34,6 +34,7 @@ class Space:
         picture: Height and width of its pictures.
         text: It takes prompts, not classes.
         whole: It draws from noise alone; it is no inpainting or upscaling model.
+        classes: It takes classes.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Space:
     picture: tuple[int, int]
     text: bool
     whole: bool = True
+    classes: bool = False
 
     @property
     def factor(self) -> int:
@@ -55,7 +57,8 @@ def space_of(model: Any) -> Space:
 
     channels, *picture = picture_shape(model)
     return Space(
-        model.id, channels, (model.shape[1], model.shape[2]), (picture[0], picture[1]), takes_prompts(model)
+        model.id, channels, (model.shape[1], model.shape[2]), (picture[0], picture[1]), takes_prompts(model),
+        classes=bool(getattr(model, "num_classes", 0)),
     )  # fmt: skip
 
 
@@ -77,7 +80,8 @@ def space_in(repo: Repo) -> Space:
     if family not in TEXT_GUIDANCE:
         side = (repo.json("diffkit.json") or {}).get("resolution")
         channels = out // 2 if out in (2, 6) else out  # a learned variance
-        return Space(repo.id, channels, size, (int(side), int(side)) if side else size, False)
+        classes = bool(config.get("num_class_embeds") or (repo.json("diffkit.json") or {}).get("class_names"))
+        return Space(repo.id, channels, size, (int(side), int(side)) if side else size, False, classes=classes)
     factor = 1
     if family == "stable_diffusion":
         factor = 2 ** (len(load_config(repo, "vae", "config.json")["block_out_channels"]) - 1)
@@ -123,7 +127,18 @@ def check_sizes(illusion: Illusion, space: Space) -> None:
             )
         getattr(view, "check", lambda size: None)(height)
     if illusion.split is not None:
-        getattr(illusion.split, "check", lambda channels: None)(_LATENTS if direct else space.channels)
+        channels = _LATENTS if direct else space.channels
+        getattr(illusion.split, "check", lambda channels, size: None)(channels, height)
+
+
+def about(illusion: Illusion, space: Space) -> list[str]:
+    """Return what has to be said before an illusion is drawn: what is approximate, and parts that are nearly empty."""
+    said = about_latents(illusion, space)
+    if illusion.split is not None:
+        direct = latent_way(illusion, space) == "direct"
+        size = (space.size if direct else space.picture)[0]
+        said += getattr(illusion.split, "about", lambda *_: [])(_LATENTS if direct else space.channels, size)
+    return said
 
 
 def latent_way(illusion: Illusion, space: Space) -> str:

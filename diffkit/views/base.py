@@ -6,6 +6,7 @@ through it is no longer N(0, I): Geng et al., arXiv:2311.17919, section 3.3.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -104,6 +105,7 @@ class Moving(Look):
 
 
 VIEWS: Registry[Look] = Registry("view")
+MAX_SEED = 2**63 - 1  # as of --seed
 
 
 def side(view: Look, x: Tensor) -> int:
@@ -132,18 +134,29 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def divide(view: Look, size: int, parts: int, field: str) -> int:
-    """Return size // parts.
+def cuttable(view: Look, size: int, parts: int, field: str) -> None:
+    """Do nothing if there is a pixel for each of the parts per side.
 
     Raises:
-        UsageError: It leaves a rest; the message names a size and an argument that work.
+        UsageError: There is not; the message names a size and an argument that work.
     """
-    if size % parts == 0 and size >= parts:
-        return size // parts
-    other = max(n for n in range(1, parts + 1) if size % n == 0)
-    near = max(1, round(size / parts)) * parts
-    hint = f"Use pictures of {near} px" + (f", or {view.name}:{other}." if other > 1 else ".")
-    raise UsageError(f"view {view.spec}: {size} px cannot be cut into {parts} equal {field} per side", hint)
+    if size >= parts:
+        return
+    hint = f"Use pictures of {parts} px or more" + (f", or {view.name}:{size}." if size > 1 else ".")
+    raise UsageError(f"view {view.spec}: {size} px cannot be cut into {parts} {field} per side", hint)
+
+
+def cornered(inner: Tensor, size: int) -> Tensor:
+    """Extend a permutation of n x n pixels, n <= size, to size x size.
+
+    The columns and rows that are left, at the right and at the bottom, stay where they are.
+    """
+    n = math.isqrt(inner.numel())
+    if n == size:
+        return inner
+    table = torch.arange(size * size).view(size, size)
+    table[:n, :n] = (inner // n * size + inner % n).view(n, n)
+    return table.flatten()
 
 
 def at_least(view: Look, field: str, value: Any, low: Any, high: Any) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from diffkit.errors import DataError, UsageError
+from diffkit.views.base import cornered
 
 MAX_SIDE = 4096
 
@@ -38,7 +39,7 @@ def read_order(path: str) -> Tensor:
     else:
         raise DataError(f"{path}: a view is a .npy or a .png file, not {place.suffix or 'one without a suffix'}")
     _prove(values, path)
-    return torch.from_numpy(values)
+    return torch.from_numpy(values.astype(np.int64))
 
 
 def digest(order: Tensor) -> str:
@@ -47,15 +48,18 @@ def digest(order: Tensor) -> str:
 
 
 def enlarge(order: Tensor, size: int) -> Tensor:
-    """Turn a permutation of n x n cells into one of size x size pixels that moves whole cells; n divides size."""
+    """Turn a permutation of n x n cells into one of size x size pixels, n <= size, that moves whole cells.
+
+    Cells are size // n pixels wide; the columns and rows that are left at the right and at the bottom stay.
+    """
     n = math.isqrt(order.numel())
     block = size // n
-    if block == 1:
-        return order
-    inner = torch.arange(block)
-    rows = (order // n).view(n, 1, n, 1) * block + inner.view(1, block, 1, 1)
-    columns = (order % n).view(n, 1, n, 1) * block + inner.view(1, 1, 1, block)
-    return (rows * size + columns).flatten()
+    if block > 1:
+        inner = torch.arange(block)
+        rows = (order // n).view(n, 1, n, 1) * block + inner.view(1, block, 1, 1)
+        columns = (order % n).view(n, 1, n, 1) * block + inner.view(1, 1, 1, block)
+        order = (rows * (n * block) + columns).flatten()
+    return cornered(order, size)
 
 
 def fit(order: Tensor, size: int, name: str) -> Tensor:
@@ -99,7 +103,7 @@ def _from_npy(place: Path) -> np.ndarray:
         text = f"{place}: has the shape {stored.shape}; needed: (H, H) or (H * H,), pictures are square"
         raise DataError(text, _RECIPE)
     _small(n, place)
-    return stored.astype(np.int64).ravel()
+    return np.asarray(stored).ravel()
 
 
 def _from_png(place: Path) -> np.ndarray:
@@ -126,12 +130,13 @@ def _small(n: int, place: Path) -> None:
 def _prove(values: np.ndarray, name: str) -> None:
     """Raise a DataError that says why the values are no permutation of 0 .. count - 1."""
     count = values.size
+    # As stored: converted to int64, large uint64 values would come out negative.
     outside = values[(values < 0) | (values >= count)]
     if outside.size:
         text = f"{name}: no permutation: {outside.size} of {count} values are outside 0..{count - 1}, e.g. {outside[0]}"
         hint = "Count pixels from 0." if values.min() == 1 and values.max() == count else _RECIPE
         raise DataError(text, hint)
-    often = np.bincount(values, minlength=count)
+    often = np.bincount(values.astype(np.int64), minlength=count)
     if (often != 1).any():
         double, missing = int(often.argmax()), int(often.argmin())
         text = f"{name}: no permutation: {int((often == 0).sum())} of {count} pixels are never shown (e.g. {missing})"

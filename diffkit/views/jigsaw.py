@@ -61,7 +61,7 @@ def moves(count: int, seed: int) -> list[Move]:
 
 
 def owners(size: int, count: int) -> Array:
-    """Return which piece each pixel belongs to, (size, size)."""
+    """Return which piece each pixel belongs to, (size, size); count divides size, here and below."""
     cell = size // count
     axis = np.arange(size) // cell
     owner = axis[:, None] * count + axis[None]

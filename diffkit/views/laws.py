@@ -17,6 +17,7 @@ from diffkit.types import View
 _EXACT = 1e-5  # of numbers of size 1, for views that compute in single precision
 _SIGMAS = 6.0  # a statistic of true noise leaves this range once in five hundred million times
 _TORN = 0.35
+_STILL = 0.05  # of the pixels; inner_circle:0.126 turns as many
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def check_view(view: View, size: int, channels: int = 3, samples: int | None = N
     Raises:
         UsageError: The view refuses this size.
     """
-    count = samples or max(4, -(-200_000 // (channels * size * size)))
+    count = samples or max(2, -(-200_000 // (channels * size * size)))
     dice = torch.Generator().manual_seed(0)
     x, y = (torch.randn(count, channels, size, size, generator=dice, dtype=torch.float64) for _ in range(2))
     seen, other = view.apply(x), view.apply(y)
@@ -84,8 +85,8 @@ def check_view(view: View, size: int, channels: int = 3, samples: int | None = N
         "variance": float(seen.var()),
         "neighbours": _neighbours(seen),
     }
-    kept = _kept(view, size)
-    return ViewReport(**values, kept=kept, reasons=_reasons(values, x.numel()), hints=_hints(kept))
+    kept, changed = _kept(view, size), float((seen != x).double().mean())
+    return ViewReport(**values, kept=kept, reasons=_reasons(values, x.numel()), hints=_hints(kept, changed))
 
 
 def _reasons(found: dict[str, float], count: int) -> list[str]:
@@ -109,7 +110,13 @@ def _reasons(found: dict[str, float], count: int) -> list[str]:
     return [text.format(**found) for holds, text in rules if not holds]
 
 
-def _hints(kept: float | None) -> list[str]:
+def _hints(kept: float | None, changed: float) -> list[str]:
+    if changed == 0.0:
+        return ["It changes nothing: beside a view of the picture as it is, it shows the same picture twice."]
+    if changed < _STILL:
+        return [
+            f"It changes only {changed:.1%} of the picture: beside a view of the picture as it is, both look alike."
+        ]
     if kept is None:
         return ["It does more than move pixels and change signs; nothing is known of how its pictures look."]
     if kept >= _TORN:

@@ -14,14 +14,17 @@ from PIL import Image
 from torch import Tensor
 
 from diffkit.views import files, frames, jigsaw
-from diffkit.views.base import VIEWS, Moving, at_least, divide, generator, tables
+from diffkit.views.base import MAX_SEED, VIEWS, Moving, at_least, cornered, cuttable, generator, tables
 
 
 class _Cells(Moving):
-    """Equal square cells change places as they are; the order says from which cell each one is filled."""
+    """Equal square cells change places as they are; the order says from which cell each one is filled.
+
+    Where they do not fill the picture, the rest at the right and at the bottom stays where it is.
+    """
 
     def sources(self, size: int) -> Tensor:
-        """Return the order of the cells, (count * count,) int64; count divides size."""
+        """Return the order of the cells, (count * count,) int64; count is at most size."""
         raise NotImplementedError
 
     def table(self, size: int) -> Tensor:
@@ -36,17 +39,22 @@ class _Cells(Moving):
 @VIEWS.register("patch_permute")
 @dataclass(frozen=True)
 class PatchPermute(_Cells):
-    """Square patches change places at random; `patches` is their number per side."""
+    """Square patches change places at random; `patches` is their number per side.
+
+    Their side is the picture's divided by that number, rounded down; the columns and rows that are left at the right
+    and at the bottom stay where they are.
+    """
 
     patches: int = 8
     seed: int = 0
 
     def __post_init__(self) -> None:
         at_least(self, "patches", self.patches, 2, 1024)
+        at_least(self, "seed", self.seed, 0, MAX_SEED)
 
     def check(self, size: int) -> None:
-        """Refuse a size that the patches do not divide."""
-        divide(self, size, self.patches, "patches")
+        """Refuse fewer pixels than patches per side."""
+        cuttable(self, size, self.patches, "patches")
 
     def sources(self, size: int) -> Tensor:
         """Return the order of the patches; it does not depend on the size."""
@@ -56,22 +64,24 @@ class PatchPermute(_Cells):
 @VIEWS.register("pixel_permute")
 @dataclass(frozen=True)
 class PixelPermute(_Cells):
-    """Single pixels change places at random; pictures of more than `cells` pixels per side move in blocks."""
+    """Single pixels change places at random; pictures of more than `cells` pixels per side move in blocks.
+
+    A block is as small as it can be with at most `cells` of them per side; what is left of the picture, less than a
+    block at the right and at the bottom, stays where it is. The order belongs to the number of blocks per side.
+    """
 
     cells: int = 64
     seed: int = 0
 
     def __post_init__(self) -> None:
         at_least(self, "cells", self.cells, 2, 1024)
-
-    def check(self, size: int) -> None:
-        """Refuse a larger size that the cells do not divide."""
-        if size > self.cells:
-            divide(self, size, self.cells, "cells")
+        at_least(self, "seed", self.seed, 0, MAX_SEED)
 
     def sources(self, size: int) -> Tensor:
-        """Return the order of the cells; the same at every size from `cells` on."""
-        return torch.randperm(min(size, self.cells) ** 2, generator=generator(self.seed))
+        """Return the order of the blocks; the same at every multiple of `cells`."""
+        # Not `cells` blocks at every size: at 127 px 63 of 127 rows and columns would stay where they are.
+        block = -(-size // self.cells)
+        return torch.randperm((size // block) ** 2, generator=generator(self.seed))
 
 
 @VIEWS.register("jigsaw")
@@ -79,7 +89,8 @@ class PixelPermute(_Cells):
 class Jigsaw(Moving):
     """Interlocking pieces, `pieces` per side, trade places with those of the same outline, turned to fit.
 
-    Below about 8 pixels per piece the tabs are too small for the pixels, and the pieces are squares.
+    Below about 8 pixels per piece the tabs are too small for the pixels, and the pieces are squares. Where the pieces
+    do not fill the picture, the columns and rows that are left at the right and at the bottom stay where they are.
     """
 
     pieces: int = 4
@@ -87,18 +98,22 @@ class Jigsaw(Moving):
 
     def __post_init__(self) -> None:
         at_least(self, "pieces", self.pieces, 2, 32)
+        at_least(self, "seed", self.seed, 0, MAX_SEED)
 
     def check(self, size: int) -> None:
-        """Refuse a size that the pieces do not divide."""
-        divide(self, size, self.pieces, "pieces")
+        """Refuse fewer pixels than pieces per side."""
+        cuttable(self, size, self.pieces, "pieces")
 
     def table(self, size: int) -> Tensor:
         """Return the permutation."""
-        return torch.from_numpy(jigsaw.table(size, self.pieces, self.seed))
+        whole = size - size % self.pieces
+        return cornered(torch.from_numpy(jigsaw.table(whole, self.pieces, self.seed)), size)
 
     def between(self, image: Image.Image, progress: float) -> Image.Image:
         """Move and turn every piece."""
-        return jigsaw.drawn(image, self.pieces, self.seed, progress)
+        whole, result = image.width - image.width % self.pieces, image.copy()
+        result.paste(jigsaw.drawn(image.crop((0, 0, whole, whole)), self.pieces, self.seed, progress), (0, 0))
+        return result
 
 
 @VIEWS.register("permutation")

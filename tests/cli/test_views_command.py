@@ -79,6 +79,30 @@ def test_warns_of_grain_and_still_allows_it(run_cli) -> None:
     assert "but: It tears neighbours apart" in ran.stdout
 
 
+def test_help_says_what_the_numbers_of_a_file_are(run_cli) -> None:
+    said = " ".join(run_cli("views", "--help").stdout.split())
+    assert "which pixel of the picture is shown there, counted from 0; or an RGB .png" in said
+
+
+def test_says_that_a_file_changes_nothing(run_cli, tmp_path: Path) -> None:
+    path = tmp_path / "still.npy"
+    np.save(path, np.arange(64 * 64))
+    ran = run_cli("views", "check", path)
+    assert ran.code == 0
+    assert "but: It changes nothing" in ran.stdout
+    assert "the same picture twice" in ran.stdout
+
+
+def test_a_file_for_pictures_too_large_to_check(run_cli, tmp_path: Path) -> None:
+    path = tmp_path / "large.npy"
+    np.save(path, np.arange(1026 * 1026, dtype=np.int32)[::-1])
+    ran = run_cli("views", "check", path)
+    assert ran.code == 2
+    assert "is made for 1026 px, and views are checked at up to 1024 px" in ran.stderr
+    assert "--size 1024 or less" in ran.stderr
+    assert run_cli("views", "check", path, "--size", 513).code == 0
+
+
 def test_a_view_that_breaks_the_laws(run_cli, monkeypatch: pytest.MonkeyPatch) -> None:
     @dataclass(frozen=True)
     class Brighter(Look):
@@ -109,7 +133,8 @@ def test_a_view_that_breaks_the_laws(run_cli, monkeypatch: pytest.MonkeyPatch) -
     [
         (["check"], "no view given"),
         (["check", "flop"], "unknown view 'flop'"),
-        (["check", "patch_permute:8", "--size", "28"], "28 px cannot be cut into 8"),
+        (["check", "patch_permute:8", "--size", "7"], "7 px cannot be cut into 8"),
+        (["check", "jigsaw:4,99999999999999999999"], "seed is 99999999999999999999; needed: 0 to"),
         (["check", "flip", "-o", "x.png"], "--out does not apply"),
         (["list", "flip"], "belong to `diffkit views check`"),
         (["--size", "32"], "belong to `diffkit views check`"),

@@ -400,7 +400,7 @@ def test_a_configuration_says_what_a_model_says(models, folders, family: str) ->
 @pytest.mark.parametrize(
     ("family", "illusion", "said"),
     [
-        ("classes", Illusion(("one", "zero"), views("identity", "patch_permute:8")), "patch_permute"),
+        ("classes", Illusion(("one", "zero"), views("identity", "patch_permute:99")), "patch_permute"),
         ("classes", Illusion(("one", "zero"), split=parse_filter("grey_colour")), "3 channels, not of 1"),
         ("classes", Illusion(("one", "zero"), views("identity", "flip"), style="oil"), "--style"),
         ("sd9", Illusion(("a", "b"), views("identity", "flip")), "picture to start from"),
