@@ -33,9 +33,9 @@ def default_model(hub: str, prompt: str | None) -> str:
     strange = unknown_words(prompt or "")
     if not strange:
         return _chosen(BUNDLED, "it ships with diffkit" + (" and knows every word of the prompt" if prompt else ""))
-    word = f"the model that ships with diffkit does not know {strange[0]!r}"
-    _check_reach(hub, word)
-    return _chosen(hub, word)
+    words = f"the model that ships with diffkit does not know {', '.join(map(repr, dict.fromkeys(strange)))}"
+    _check_reach(hub, words)
+    return _chosen(hub, words)
 
 
 def _chosen(model: str, why: str) -> str:

@@ -26,6 +26,7 @@ _SPECIAL = ("<pad>", "</s>", "<unk>")
 def word_tokenizer(captions: Iterable[str], limit: int = MAX_WORDS) -> Any:
     """Make a tokenizer whose tokens are the words of the captions; what it does not know becomes <unk>.
 
+    Of a word that only begins like one of them ("stars") the rest is <unk>: `vocabulary.unknown_words` finds these.
     A word keeps its own token however short it is, so "the letter a" has one for the letter (the same as the article's:
     the pipelines lower-case prompts). A mark after a word ("heart,") is a token of its own.
 

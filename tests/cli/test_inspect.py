@@ -28,11 +28,11 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     assert len(tokenizer) <= parts["text_encoder"].config.vocab_size
     tokenizer.save_pretrained(folder / "tokenizer")
     monkeypatch.setattr(vocabulary, "_FOLDER", folder)
-    vocabulary._bundled_words.cache_clear()
+    vocabulary._bundled_tokens.cache_clear()
     monkeypatch.setenv("DIFFKIT_CACHE", str(tmp_path / "kit"))
     monkeypatch.chdir(tmp_path)
     yield folder
-    vocabulary._bundled_words.cache_clear()
+    vocabulary._bundled_tokens.cache_clear()
 
 
 def test_a_run_is_described_without_loading_it(run_cli, tmp_path: Path) -> None:

@@ -39,6 +39,9 @@ def test_it_knows_the_words_of_every_caption_and_no_other(folder: Path) -> None:
     assert {word for text in captions() for word in unknown_words(text)} == set()
     assert unknown_words(" ".join(vocabulary())) == []
     assert unknown_words("a purple castle") == ["purple", "castle"]
+    # As the tokenizer cuts them: its tokens begin a word, and the rest of these is <unk>.
+    for strange in ("red-heart", "heart's", "reddish", "dog", '"the', "\N{BALLOON}"):
+        assert unknown_words(f"a {strange} star.") == [strange]
 
 
 def test_stock_diffusers_draws_the_same(folder: Path) -> None:
