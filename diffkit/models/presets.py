@@ -105,6 +105,13 @@ def unet_arguments(preset: str, overrides: Mapping[str, Any] | None = None) -> d
     return {**PRESETS[preset], **(overrides or {})}
 
 
+def source_overrides(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a UNet2DModel's configuration replaces a whole preset: all but what the data sets."""
+    from diffusers import UNet2DModel
+
+    return {key: config[key] for key in signature(UNet2DModel.__init__).parameters if key in config.keys() - _RESERVED}
+
+
 def text_unet_arguments(preset: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return a text preset's `UNet2DConditionModel` arguments with `overrides` in place.
 

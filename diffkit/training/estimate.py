@@ -20,17 +20,37 @@ LOG = logging.getLogger(__name__)
 def estimate_recipe(recipe: Recipe, *, timed: bool = True) -> dict[str, Any]:
     """Estimate a recipe, opening its dataset for the length, the channels and the classes.
 
-    Where the Hub cannot be reached, RGB, ten classes and an unknown length are assumed, and a warning says so.
+    Where the Hub cannot be reached, RGB, ten classes and an unknown length are assumed, and of a network to start from
+    the recipe's preset; a warning says so.
 
     Raises:
         DataError: The dataset is there and cannot be used.
+        ModelError: The network to start from is there and cannot be fine-tuned.
         UsageError: The network does not fit the data.
     """
+    recipe = _like_source(recipe)
     length, shape, classes = _look_at(recipe.dataset)
     if recipe.model.class_conditioning == "none":
         classes = 0
     world = int(os.environ.get("WORLD_SIZE") or 1)
     return estimate(recipe, length, shape, classes, world=world, timed=timed)
+
+
+def _like_source(recipe: Recipe) -> Recipe:
+    """Return a recipe whose network has the shape of the one that it starts from."""
+    if not recipe.model.pretrained:
+        return recipe
+    from diffkit.models.hub import open_repo
+    from diffkit.models.presets import source_overrides
+    from diffkit.training.finetune import open_source
+
+    try:
+        open_repo(recipe.model.pretrained, revision=recipe.model.revision)
+    except ModelError as error:
+        LOG.warning("the source cannot be looked at (%s); its size is taken from the recipe", error.message)
+        return recipe
+    _, _, config = open_source(recipe)
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"overrides": source_overrides(config)})})
 
 
 def _look_at(spec: DatasetSpec) -> tuple[int | None, tuple[int, int, int], int]:

@@ -41,12 +41,7 @@ def load_pretrained(recipe: Recipe, shape: tuple[int, int, int], num_classes: in
     from diffusers.models.unets.unet_2d import UNet2DModel
 
     spec = recipe.model
-    repo = open_repo(str(spec.pretrained), revision=spec.revision)
-    part = repo.part("unet")
-    config = repo.json(f"{part}/config.json" if part else "config.json") or {}
-    kind = config.get("_class_name", "UNet2DModel")
-    if kind not in ("UNet2DModel", "UNetUnconditionalModel"):
-        raise ModelError(f"{repo.id} is a {kind}; finetune takes UNet2DModel networks", "Give a DDPM or DDIM pipeline.")
+    repo, part, _ = open_source(recipe)
     meta = repo.json("diffkit.json") or {}
     scheduler, prediction = _scheduler(repo, meta, recipe)
     unet = load_component(repo, UNet2DModel, part, variant=spec.variant, dtype=torch.float32)
@@ -59,6 +54,24 @@ def load_pretrained(recipe: Recipe, shape: tuple[int, int, int], num_classes: in
     network = DDPMNetwork(unet, embedding, spec.class_conditioning, num_classes)
     LOG.info("starting from %s: %s, %d timesteps", repo.id, prediction, scheduler.config.num_train_timesteps)
     return network, scheduler, prediction
+
+
+def open_source(recipe: Recipe) -> tuple[Repo, str, dict[str, Any]]:
+    """Open the recipe's source; return it, the folder of its network and that network's configuration.
+
+    Raises:
+        ModelError: It cannot be reached, or is no UNet2DModel.
+    """
+    repo = open_repo(str(recipe.model.pretrained), revision=recipe.model.revision)
+    part = repo.part("unet")
+    config = repo.json(f"{part}/config.json" if part else "config.json") or {}
+    kind = config.get("_class_name", "UNet2DModel")
+    if kind not in ("UNet2DModel", "UNetUnconditionalModel"):
+        raise ModelError(
+            f"{repo.id} is a {kind}; finetune takes UNet2DModel networks",
+            "Give a DDPM or DDIM pipeline; models of captions are trained from nothing, `diffkit train glyphs-if`.",
+        )
+    return repo, part, config
 
 
 def _scheduler(repo: Repo, meta: dict[str, Any], recipe: Recipe) -> tuple[Any, str]:

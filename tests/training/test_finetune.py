@@ -195,3 +195,13 @@ def test_a_run_of_diffkit_is_a_source_too(tmp_path):
         outputs(network, x, 3, labels), outputs(model.network, x, 3, labels), atol=1e-6, rtol=1e-5
     )
     assert (Path(tmp_path) / "first" / "unet_raw" / "config.json").is_file()
+
+
+def test_a_dry_run_looks_at_the_source(source, tmp_path, run_cli):
+    data = ("--dataset", "digits", "--resolution", 16, "--dry-run", "--json")
+    told = json.loads(run_cli("finetune", "--pretrained", source, *data).stdout)
+    assert told["parameters"] == sum(
+        p.numel() for p in UNet2DModel.from_pretrained(source, subfolder="unet").parameters()
+    )
+    ran = run_cli("finetune", "--pretrained", "tiny", *data)
+    assert (ran.code, "UNet2DConditionModel" in ran.stdout) == (4, True)
