@@ -43,6 +43,10 @@ def anagram(
     model_2: illusions.Second = None,
     model_3: illusions.Third = None,
     size: illusions.Size = None,
+    noise_2: illusions.NoiseSecond = illusions.NOISE_2,
+    noise_3: illusions.NoiseThird = 0,
+    steps_3: illusions.StepsThird = None,
+    mode_3: illusions.ModeThird = "multiview",
     animate: illusions.Animate = None,
 ) -> Plan:
     """Draw a picture that shows --p1 as it is and --p2 in the --view (flipped when left out); 30 steps, guidance 10.
@@ -64,6 +68,6 @@ def anagram(
         shown, views or [], weights=tuple(weigh) or None, reduce=reduce, style=style or "", latent=latent
     )
     return illusions.plan(
-        illusion, classes=by_class, best_of=best_of, scorer=scorer, model_2=model_2, model_3=model_3, size=size,
-        animate=animate,
+        illusion, classes=by_class, best_of=best_of, scorer=scorer, animate=animate,
+        upper=illusions.Upper(model_2, model_3, size, noise_2, noise_3, steps_3, mode_3),
     )  # fmt: skip

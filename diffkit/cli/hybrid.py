@@ -15,7 +15,12 @@ P2 = Annotated[str | None, typer.Option("--p2", help="What the second part shows
 C1 = Annotated[str | None, typer.Option("--c1", help="Of models with classes: the first part.")]
 C2 = Annotated[str | None, typer.Option("--c2", help="Of models with classes: the second part.")]
 Split = Annotated[
-    str, typer.Option("--split", help="How the picture is split: low_high:2, triple:1,2, grey_colour, ...")
+    str | None,
+    typer.Option(
+        "--split",
+        help="How the picture is split: low_high:2 (left out, but for the small model inside the package), triple:1,2,"
+        " grey_colour, ...",
+    ),
 ]
 Reference = Annotated[
     Path | None, typer.Option("--reference", help="A photo that one part is taken from; that part has no prompt.")
@@ -35,7 +40,7 @@ def hybrid(
     c2: C2 = None,
     prompts: illusions.Prompts = None,
     classes: illusions.Classes = None,
-    split: Split = "low_high:2",
+    split: Split = None,
     views: illusions.Views = None,
     reference: Reference = None,
     fixed: Fixed = 0,
@@ -46,6 +51,10 @@ def hybrid(
     model_2: illusions.Second = None,
     model_3: illusions.Third = None,
     size: illusions.Size = None,
+    noise_2: illusions.NoiseSecond = illusions.NOISE_2,
+    noise_3: illusions.NoiseThird = 0,
+    steps_3: illusions.StepsThird = None,
+    mode_3: illusions.ModeThird = "multiview",
     animate: illusions.Animate = None,
 ) -> Plan:
     """Draw a picture that shows --p1 from afar and --p2 from near, or by another --split; 30 steps, guidance 10.
@@ -53,16 +62,17 @@ def hybrid(
     More than two parts: repeat --prompt. With --reference one part is taken from a photo and has no prompt.
     """
     from diffkit.errors import UsageError
-    from diffkit.tasks.hybrid import make_hybrid, read_reference
+    from diffkit.tasks.hybrid import USUAL_SPLIT, make_hybrid, read_reference
 
     words, by_class = illusions.said(((p1, p2), (c1, c2)), prompts, classes)
     if reference is None and fixed:
         raise UsageError(f"--fixed {fixed}: there is no --reference that the part could be taken from")
     illusion = make_hybrid(
-        words, split, views or [], reference=None if reference is None else read_reference(reference),
+        words, split or USUAL_SPLIT, views or [], reference=None if reference is None else read_reference(reference),
         fixed=fixed, style=style or "", latent=latent,
     )  # fmt: skip
     return illusions.plan(
-        illusion, classes=by_class, best_of=best_of, scorer=scorer, model_2=model_2, model_3=model_3, size=size,
-        animate=animate, inputs={"reference": reference},
+        illusion, classes=by_class, best_of=best_of, scorer=scorer, animate=animate,
+        upper=illusions.Upper(model_2, model_3, size, noise_2, noise_3, steps_3, mode_3),
+        inputs={"reference": reference}, free=split is None,
     )  # fmt: skip

@@ -6,6 +6,7 @@ No command of its own.
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -61,9 +62,38 @@ Size = Annotated[
     int | None,
     typer.Option("--size", help="64 (stage I alone), 256 (one stage more) or 1024 (two)."),
 ]
+NOISE_2 = 50  # stages.NOISE_LEVEL, without its imports
+NoiseSecond = Annotated[
+    int,
+    typer.Option("--noise-2", min=0, max=999, help="Stage II: noise on the small picture that it sees, in timesteps."),
+]
+NoiseThird = Annotated[
+    int,
+    typer.Option("--noise-3", min=0, max=999, help="Stage III: noise on the small picture; more lets it change more."),
+]
+StepsThird = Annotated[
+    int | None, typer.Option("--steps-3", min=1, help="Stage III: sampling steps; 30 when left out.")
+]
+ModeThird = Annotated[
+    Literal["multiview", "first"],
+    typer.Option("--mode-3", help="Stage III hears all prompts, or for comparison the first one alone."),
+]
 Animate = Annotated[
     Literal["gif", "mp4"] | None, typer.Option("--animate", help="Write an animation of each picture, too.")
 ]
+
+
+@dataclass(frozen=True)
+class Upper:
+    """The options of the stages above the first, as they were given."""
+
+    model_2: str | None = None
+    model_3: str | None = None
+    size: int | None = None
+    noise_2: int = NOISE_2
+    noise_3: int = 0
+    steps_3: int | None = None
+    mode_3: Literal["multiview", "first"] = "multiview"
 
 
 def said(
@@ -96,11 +126,10 @@ def plan(
     classes: bool,
     best_of: int | None,
     scorer: str | None,
-    model_2: str | None,
-    model_3: str | None,
-    size: int | None,
     animate: str | None,
+    upper: Upper,
     inputs: dict[str, Path | None] | None = None,
+    free: bool = False,
 ) -> Plan:
     """Return the plan of an illusion.
 
@@ -109,36 +138,36 @@ def plan(
         classes: Its prompts are classes.
         best_of: Seeds to try.
         scorer: What scores them.
-        model_2: Stage II.
-        model_3: Stage III.
-        size: 64, 256 or 1024.
         animate: gif or mp4.
+        upper: The further stages.
         inputs: Files that went in.
+        free: Nobody asked for this split: the model inside the package takes the one that suits its small pictures.
 
     Raises:
         UsageError: Options that do not go together.
     """
     from diffkit.tasks import illusion as task
     from diffkit.tasks.exhibit import write_moving
-    from diffkit.tasks.fitting import about_latents, space_of
+    from diffkit.tasks.fitting import about, space_of
 
-    if size not in (None, 64, 256, 1024):
-        raise UsageError(f"--size {size}: choose 64, 256 or 1024", "It says how many stages are used.")
+    if upper.size not in (None, 64, 256, 1024):
+        raise UsageError(f"--size {upper.size}: choose 64, 256 or 1024", "It says how many stages are used.")
     if scorer is not None and best_of is None:
         raise UsageError(f"--scorer {scorer}: there is nothing to choose from", "Give --best-of N.")
-    job = _Job(illusion, classes, best_of, scorer, (size, model_2, model_3), animate)
+    job = _Job(illusion, classes, best_of, scorer, upper, animate, free)
 
     def say(model: Any, settings: Any) -> list[str]:
-        return about_latents(illusion, space_of(model))
+        return about(job.illusion, space_of(model))
 
-    moves = animate is not None
+    def move(made: list[tuple[Path, Any]]) -> dict[str, list[str]]:
+        return write_moving(job.illusion, str(animate), made)
+
     own: Any = [view for view in illusion.views if hasattr(view, "digest")]
     files = {f"{VIEW_FILE}{view.path}": Path(view.path) for view in own}
     return Plan(
         job.draw, task.visits, {**(inputs or {}), **files}, say, words=[] if classes else illusion.labels(),
-        about={"illusion": illusion.describe()}, before=job.before, pick=job.pick if best_of else None,
-        further=job.further, later=job.later,
-        batched=best_of is None, after=(lambda made: write_moving(illusion, str(animate), made)) if moves else None,
+        about=job.about, before=job.before, pick=job.pick if best_of else None, further=job.further, later=job.later,
+        batched=best_of is None, after=move if animate is not None else None,
     )  # fmt: skip
 
 
@@ -147,12 +176,12 @@ class _Job:
 
     def __init__(
         self, illusion: Illusion, classes: bool, best_of: int | None, scorer: str | None,
-        sizes: tuple[int | None, str | None, str | None], animate: str | None,
+        upper: Upper, animate: str | None, free: bool,
     ) -> None:  # fmt: skip
         self.illusion, self.classes, self.best_of, self.scorer = illusion, classes, best_of, scorer
-        self.sizes, self.animate = sizes, animate
+        self.upper, self.animate, self.free = upper, animate, free
+        self.about: dict[str, Any] = {"illusion": illusion.describe()}
         self.ladder: Ladder | None = None
-        self.given: dict[str, Any] = {}
 
     def before(self, source: str, given: dict[str, Any]) -> None:
         """Refuse what the models cannot do, before any weights are read."""
@@ -163,6 +192,13 @@ class _Job:
 
         repo = open_repo(source, revision=given["revision"])
         space = space_in(repo)
+        if source == BUNDLED and self.free:
+            self._suit()
+        if not (space.text or space.classes) and any(self.illusion.prompts):
+            raise UsageError(
+                f"{source} is unconditional: it knows neither prompts nor classes",
+                "Give another --model; or, for what it would draw in every view, an empty --prompt for each --view.",
+            )
         if self.classes == space.text and any(self.illusion.prompts):
             wants, has = ("prompts", "classes") if space.text else ("classes", "prompts")
             flags = "--p1 and --p2" if space.text else "--c1 and --c2"
@@ -172,10 +208,11 @@ class _Job:
             from diffkit.tasks.mp4 import need_mp4
 
             need_mp4()
-        two, three = stages_for(source, *self.sizes)
+        upper = self.upper
+        two, three = stages_for(source, upper.size, upper.model_2, upper.model_3)
         options = {key: given[key] for key in ("device", "dtype", "allow_pickle", "memory", "compile")}
-        self.ladder, self.given = Ladder(two, three, options), given
-        self.ladder.check(self.illusion, space)
+        self.ladder = Ladder(two, three, options, upper.noise_2, upper.noise_3, upper.steps_3, upper.mode_3)
+        self.ladder.check(self.illusion, space, upper.size)
         if self.best_of is not None:
             self._check_search(repo, space.text, given["num"])
         told = self.illusion
@@ -184,6 +221,15 @@ class _Job:
                 "the small model draws hybrids best with prompts that leave a part open: %r from afar, %r from near",
                 "a sign on a red heart", "the letter A on a shape",
             )  # fmt: skip
+
+    def _suit(self) -> None:
+        """Take the split and the guidance that suit the small pictures of the model inside the package."""
+        from diffkit.filters import parse_filter
+        from diffkit.tasks.hybrid import SMALL_GUIDANCE, SMALL_SPLIT
+
+        self.illusion = replace(self.illusion, split=parse_filter(SMALL_SPLIT), guidance=SMALL_GUIDANCE)
+        self.about["illusion"] = self.illusion.describe()
+        LOG.info("no --split: %s suits the small model, and guidance %g", SMALL_SPLIT, SMALL_GUIDANCE)
 
     def _check_search(self, repo: Any, text: bool, num: int) -> None:
         from diffkit.scores import check_judge, parse_scorer
@@ -235,11 +281,12 @@ class _Job:
         from diffkit.scores import parse_scorer
         from diffkit.tasks.contact import contact_sheet
         from diffkit.tasks.illusion import visits
-        from diffkit.tasks.search import search
+        from diffkit.tasks.search import Counted, search
 
         assert self.best_of is not None
         assert self.scorer is not None
-        judge = parse_scorer(self.scorer, device=model.device, model=model, max_batch=settings.max_batch)
+        asked = Counted(model)  # what a model that judges its own pictures is asked
+        judge = parse_scorer(self.scorer, device=model.device, model=asked, max_batch=settings.max_batch)
         calls = self._search_calls(settings, len(visits(model, settings)), len(seeds), batch_size)
         with Bar(f"best of {self.best_of}", calls) as bar:
             found = search(
@@ -248,9 +295,13 @@ class _Job:
             )  # fmt: skip
         told = {one.seed: {"scorer": self.scorer, **one.describe()} for one in found.best}
         sheet = contact_sheet(found, self.illusion)
-        return Picked(
-            found.seeds, {"scorer": self.scorer, **found.describe()}, sheet, calls, ("best_of", "scorer"), told
-        )
+        scores = {"scorer": self.scorer, **found.describe()}
+        if asked.calls:
+            scores |= {"judge_calls": asked.calls, "judge_rows": asked.rows}
+        # The winners are drawn once more, together, so that `replay` can draw them again bit for bit.
+        drawn = sum(one.steps for one in found.tried) + found.steps * len(found.seeds)
+        scores["saved"] = round(1 - drawn / (found.steps * len(found.tried)), 4)
+        return Picked(found.seeds, scores, sheet, calls + asked.calls, ("best_of", "scorer"), told)
 
     def _search_calls(self, settings: Any, steps: int, keep: int, batch_size: int) -> int:
         from diffkit.schedulers import MEMORYLESS, canonical
@@ -278,4 +329,5 @@ class _Job:
         calls = len(batches(count, batch_size)) * sum(stage["steps"] for stage in stages)
         if self.best_of:
             calls += self._search_calls(settings, steps, count, batch_size)
-        return {"unet_calls": calls, **({"stages": stages} if stages else {})}
+        own = {"uncounted": "what the scorer asks the model"} if self.best_of and self.scorer == "model" else {}
+        return {"unet_calls": calls, **({"stages": stages} if stages else {}), **own}

@@ -61,4 +61,4 @@ def inpaint(
         calls = len(visits(model, settings))
         return [f"{calls} UNet calls (jump {jump}, resample {often})" if often > 1 else f"{calls} UNet calls"]
 
-    return Plan(draw, visits, {"image": image, "mask": mask}, say, batched=True)
+    return Plan(draw, visits, {"image": image, "mask": mask}, say, batched=True, example=image is None)

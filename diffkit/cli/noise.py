@@ -43,6 +43,7 @@ def noise(
     from diffkit.tasks import degrade
     from diffkit.tasks.album import Album
     from diffkit.tasks.examples import example_image
+    from diffkit.tasks.settings import seeds_from
 
     began = time.perf_counter()
     scheduler, name = _scheduler(model, revision, schedule)
@@ -52,7 +53,7 @@ def noise(
     picture = open_image(image) if image is not None else example_image(3, size)
     if image is None:
         _say("no IMAGE: a heart drawn in code is used")
-    seeds = [seed + k for k in range(num)]
+    seeds = seeds_from(seed, num)
     album = Album("noise", out, num)
     edit = degrade.add_noise(to_tensor(cut_square(picture, size)), scheduler, levels, seeds)
     arguments = {

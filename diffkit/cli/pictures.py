@@ -109,7 +109,9 @@ def picture_command(
 def _run(
     name: str, hub: str, body: Callable[..., Plan], own: list[str], given: dict[str, Any], signature: inspect.Signature
 ) -> Output:
-    from diffkit.tasks.settings import check_settings
+    from diffkit.models.vocabulary import BUNDLED
+    from diffkit.tasks.examples import EXAMPLE_PROMPT
+    from diffkit.tasks.settings import check_settings, seeds_from
 
     began = time.perf_counter()
     table = sweep.parse(given["sweep"], signature)
@@ -128,13 +130,16 @@ def _run(
     for plan in plans:
         if plan.before is not None:
             plan.before(source, given)
+    if source == BUNDLED and all(plan.example for plan in plans) and all(cell["prompt"] is None for cell in cells):
+        LOG.info("no --prompt: the example is %s", EXAMPLE_PROMPT)
+        given, cells = given | {"prompt": EXAMPLE_PROMPT}, [cell | {"prompt": EXAMPLE_PROMPT} for cell in cells]
     groups = sweep.groups(table, plans[0].batched)
     if given["dry_run"]:
         return _estimate(source, given, plans, settings, groups)
     from diffkit.cli.sheet import Sheet, Tile
     from diffkit.tasks.album import Album
 
-    seeds = given.get("company") or [given["seed"] + k for k in range(given["num"])]
+    seeds = given.get("company") or seeds_from(given["seed"], given["num"])
     album = Album(name, given["out"], len(seeds) * len(cells))
     model = _load(source, given, cells, words)
     loaded = time.perf_counter()
@@ -300,4 +305,9 @@ def _estimate(
         f"parameters  {facts['parameters'] / 1e6:.2f} M, {facts['weights_mb']:.0f} MB in fp32",
         "timesteps   " + ", ".join(f"{t:g}" for t in facts["timesteps"][:100]) + (" ..." * (facts["steps"] > 100)),
     ]
+    lines += [
+        f"stage       {stage['model']}: {stage['steps']} steps, {stage['parameters'] / 1e6:.2f} M parameters"
+        for stage in facts.get("stages", [])
+    ]
+    lines += [f"not counted {facts['uncounted']}"] if "uncounted" in facts else []
     return Output(facts, lines)

@@ -56,6 +56,7 @@ class Plan:
         words: Prompts of its own options: the default model depends on them, and they are encoded early.
         about: What the recipe says of the picture beyond the options.
         unguided: Why nothing is guided, where nothing is.
+        example: The drawn example is edited: the model inside the package is told what it shows, if nobody says so.
         before: Called with the model's name and all options, to refuse what it cannot do before it is loaded.
         pick: From the model, the settings, the seeds and the batch size to the seeds that are worth drawing.
         further: From the settings to the steps that other models take for each batch.
@@ -72,6 +73,7 @@ class Plan:
     words: list[str] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
     unguided: str | None = None
+    example: bool = False
     before: Callable[[str, dict[str, Any]], None] | None = None
     pick: Callable[[Any, Any, list[int], int], Picked] | None = None
     further: Callable[[Any], int] | None = None

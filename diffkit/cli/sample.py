@@ -83,7 +83,7 @@ def sample(
     source = model
     if source is None:  # first: what cannot be drawn is said before torch is imported
         source, prompt = _default(classes, prompt, negative_prompt, sweep)
-    from diffkit.tasks.settings import Settings, check_settings, interval
+    from diffkit.tasks.settings import Settings, check_settings, interval, seeds_from
 
     settings = Settings(
         scheduler, steps, spacing, eta, _numbers(timesteps), stop_noise_after, guidance, negative_prompt, max_batch,
@@ -123,7 +123,7 @@ def sample(
     names = _labels(drawn, classes, prompt)
     count = num or len(names)
     labels = [names[k % len(names)] for k in range(count)]
-    seeds = [seed + k for k in range(count)]
+    seeds = seeds_from(seed, count)
     columns = columns or (len(names) if len(names) > 1 else None)
     album, film = Album("sample", out, count), Film(drawn.codec, columns) if gif and rank == 0 else None
     arguments = {

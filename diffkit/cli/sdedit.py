@@ -49,4 +49,11 @@ def sdedit(
     def say(model: Any, settings: Any) -> list[str]:
         return [f"strength {strength:g}: {len(task.visits(model, settings, strength))} steps are taken"]
 
-    return Plan(draw, lambda m, s: task.visits(m, s, strength), {"image": image, "mask": mask}, say, batched=True)
+    return Plan(
+        draw,
+        lambda m, s: task.visits(m, s, strength),
+        {"image": image, "mask": mask},
+        say,
+        batched=True,
+        example=image is None,
+    )

@@ -6,6 +6,7 @@ import math
 
 from PIL import Image, ImageDraw
 
+EXAMPLE_PROMPT = "a red heart"  # what `example_image` of 3 channels shows
 _SCALE = 4  # drawn larger and reduced: smooth edges
 
 

@@ -123,6 +123,8 @@ def _guided(model: Any, illusion: Illusion, settings: Settings, batch: int) -> t
     if not null:
         classes = not text and model.num_classes and model.meta.null_class
         scale_left_out = guidance_of(model, GUIDANCE) if text else CLASS_GUIDANCE if classes else None
+        if illusion.guidance is not None:
+            scale_left_out = illusion.guidance
         asked = settings.guidance if isinstance(settings.guidance, tuple) else (settings.guidance,)
         filled = tuple(scale_left_out if one is None else one for one in asked)
         settings = replace(settings, guidance=filled if isinstance(settings.guidance, tuple) else filled[0])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from diffkit.errors import UsageError
 from diffkit.tasks.fitting import Space, check_sizes, space_in
 from diffkit.tasks.generate import Settings
 from diffkit.tasks.illusion import Illusion, usual
+from diffkit.tasks.stages import NOISE_LEVEL
 
 LOG = logging.getLogger("diffkit.tasks")
 
@@ -60,29 +61,46 @@ class Ladder:
         two: Stage II, or None.
         three: Stage III, or None.
         options: What `models.load` takes: device, dtype, memory and the like.
+        noise_2: Noise on the small picture that stage II sees, in timesteps.
+        noise_3: The same of stage III.
+        steps_3: Steps of stage III; 30 when left out.
+        mode_3: Whether stage III hears all prompts, or the first alone.
     """
 
     two: str | None = None
     three: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    noise_2: int = NOISE_LEVEL
+    noise_3: int = 0
+    steps_3: int | None = None
+    mode_3: Literal["multiview", "first"] = "multiview"
     _loaded: dict[str, Any] = field(default_factory=dict, repr=False)
 
-    def check(self, illusion: Illusion, first: Space) -> None:
+    def check(self, illusion: Illusion, first: Space, wanted: int | None = None) -> None:
         """Refuse stages that are not there, are of another kind, or cannot turn the picture; no weights are read.
 
         Args:
             illusion: What is drawn.
             first: Where stage I draws.
+            wanted: Side that the last stage's pictures are to have, pixels.
 
         Raises:
-            UsageError: A model that is no such stage, or a size that it or a view cannot take.
+            UsageError: A model that is no such stage, an option of a stage that is not there, or a size that it or a
+                view cannot take.
             ModelError: No such model.
         """
         from diffkit.models import family_of
         from diffkit.models.hub import load_config, open_repo
 
         side = first.picture[0]
-
+        for flag, model, given in (
+            ("--noise-2", self.two, self.noise_2 != NOISE_LEVEL),
+            ("--noise-3", self.three, self.noise_3 != 0),
+            ("--steps-3", self.three, self.steps_3 is not None),
+            ("--mode-3", self.three, self.mode_3 != "multiview"),
+        ):
+            if given and model is None:
+                raise UsageError(f"{flag}: there is no such stage", f"Name it with --model-{flag[-1]}.")
         for flag, name, family, channels in (
             ("--model-2", self.two, "deepfloyd", 6),
             ("--model-3", self.three, "stable_diffusion", 7),
@@ -92,8 +110,8 @@ class Ladder:
             repo = open_repo(name)
             takes = int(load_config(repo, repo.part("unet"), "config.json").get("in_channels", 0))
             if family_of(repo) != family or takes != channels:
-                wanted = "stage II of DeepFloyd IF" if channels == 6 else "Stable Diffusion's x4 upscaler"
-                raise UsageError(f"{flag} {name} is not {wanted}", f"Use {STAGE_2 if channels == 6 else STAGE_3}.")
+                right = "stage II of DeepFloyd IF" if channels == 6 else "Stable Diffusion's x4 upscaler"
+                raise UsageError(f"{flag} {name} is not {right}", f"Use {STAGE_2 if channels == 6 else STAGE_3}.")
             space = space_in(repo)
             if channels == 6:
                 check_sizes(illusion, space)
@@ -104,6 +122,10 @@ class Ladder:
                     f"{flag} {name} takes pictures of multiples of {_MULTIPLE} px, not of {side}", "Use another model."
                 )
             check_sizes(illusion, replace(space, size=(side, side), picture=(side * space.factor,) * 2))
+            side *= space.factor
+        if wanted not in (None, side):
+            drawn = " with ".join([first.name, *self.names()])
+            raise UsageError(f"--size {wanted}: {drawn} draws {side} px", "Leave --size out, or name other stages.")
 
     def names(self) -> list[str]:
         """Return the models that there are."""
@@ -141,11 +163,16 @@ class Ladder:
         if self.two is not None:
             model = self._model(self.two, first)
             LOG.info("stage II: %s", self.two)
-            images = stages.refine(model, illusion, images, seeds, above(settings), on_step=on_step)
+            images = stages.refine(
+                model, illusion, images, seeds, above(settings), noise_level=self.noise_2, on_step=on_step
+            )
         if self.three is not None:
             LOG.info("stage III: %s", self.three)
-            own = Settings(negative=settings.negative, max_batch=settings.max_batch)
-            images = stages.enlarge(self._model(self.three, first), illusion, images, seeds, own, on_step=on_step)
+            own = Settings(steps=self.steps_3, negative=settings.negative, max_batch=settings.max_batch)
+            images = stages.enlarge(
+                self._model(self.three, first), illusion, images, seeds, own, mode=self.mode_3,
+                noise_level=self.noise_3, on_step=on_step,
+            )  # fmt: skip
         return images, taken
 
     def _model(self, name: str, first: Any) -> Any:
@@ -173,7 +200,7 @@ def planned_steps(ladder: Ladder, settings: Settings) -> list[dict[str, Any]]:
     from diffkit.tasks.illusion import visits
 
     found = []
-    for name, how in ((ladder.two, above(settings)), (ladder.three, Settings())):
+    for name, how in ((ladder.two, above(settings)), (ladder.three, Settings(steps=ladder.steps_3))):
         if name is None:
             continue
         model = preview(open_repo(name))

@@ -31,6 +31,7 @@ class Illusion:
         style: Put before each prompt: "an oil painting of".
         reference: (1, C, H, W) in [-1, 1], square, any size: a picture that one part of the split is taken from.
         fixed: Which part that is; it has no prompt.
+        guidance: What suits it where no guidance is asked for; the model's own when left out.
         latent: Of latent models: "direct" applies views and filters to latents, "decode" to the decoded estimate,
             "auto" chooses what is right for them.
 
@@ -46,6 +47,7 @@ class Illusion:
     style: str = ""
     reference: Tensor | None = field(default=None, compare=False, repr=False)
     fixed: int = 0
+    guidance: float | None = None
     latent: Literal["auto", "direct", "decode"] = "auto"
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from diffkit.errors import UsageError
 from diffkit.tasks.generate import batches
+from diffkit.tasks.settings import seeds_from
 
 # Measured on digits: the best of eight was in the better half of the clean estimates in 18 of 22 groups (chance: 11)
 # halfway through, and in as many or fewer at 0.4, 0.6 and 0.7.
@@ -61,8 +62,8 @@ def candidate_seeds(seeds: Sequence[int], best_of: int) -> list[int]:
     """Return the seeds to try: those given, and on from the last one up to `best_of`.
 
     Raises:
-        UsageError: None or more than `best_of` are given.
+        UsageError: None or more than `best_of` are given, or they do not end below 2^63.
     """
     if not 1 <= len(seeds) <= best_of:
         raise UsageError(f"--best-of {best_of} with {len(seeds)} seeds", "Give at most as many as are tried.")
-    return [*seeds, *range(seeds[-1] + 1, seeds[-1] + 1 + best_of - len(seeds))]
+    return [*seeds[:-1], *seeds_from(seeds[-1], best_of - len(seeds) + 1)]

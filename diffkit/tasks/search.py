@@ -155,7 +155,7 @@ def search(
     if by not in ("alignment", "concealment"):
         raise UsageError(f"rank by {by!r}; choose alignment or concealment")
     wanted = candidate_seeds(seeds, best_of)
-    counted = _Counted(model)
+    counted = Counted(model)
     settings = usual(model, settings)
     work = _Work(working(counted, illusion), illusion, settings, on_step)
     scheduler = prepare(model.scheduler, settings)
@@ -260,16 +260,16 @@ class _Watched:
         return x0_of(*self.last, scheduler)
 
 
-class _Counted:
-    """A model that counts the rows its network is given; all else is the model's own."""
+class Counted:
+    """A model that counts its network's calls and the rows of them; all else is the model's own."""
 
     def __init__(self, model: Any) -> None:
-        self._model, self.rows = model, 0
+        self._model, self.calls, self.rows = model, 0, 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Prediction:
-        self.rows += x.shape[0]
+        self.calls, self.rows = self.calls + 1, self.rows + x.shape[0]
         prediction: Prediction = self._model(x, t, cond)
         return prediction

@@ -89,6 +89,17 @@ def guides(settings: Settings, timestep: float, levels: int) -> bool:
     return within(*settings.interval, timestep, levels)
 
 
+def seeds_from(first: int, count: int) -> list[int]:
+    """Return `count` seeds from the first on.
+
+    Raises:
+        UsageError: They do not end below 2^63.
+    """
+    if not 0 <= first <= first + count - 1 < 2**63:
+        raise UsageError(f"--seed {first}: {count} seeds from there do not end below 2^63", "Give a smaller one.")
+    return list(range(first, first + count))
+
+
 def unheard(settings: Settings) -> str | None:
     """Say what has no effect where guidance 1 was asked for; None where all is well."""
     told = [f"--negative-prompt {settings.negative!r}"] if settings.negative else []

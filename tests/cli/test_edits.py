@@ -306,7 +306,9 @@ def test_the_model_left_out(run_cli, kit, photo: Path, monkeypatch: pytest.Monke
     assert "tiny is used (it ships with diffkit)" in ran.stderr
     ran = run_cli("sdedit", photo, "--prompt", "a photo of a castle", "--offline")
     assert ran.code == 4
-    assert "does not know 'photo', and model 'stable-diffusion-v1-5/stable-diffusion-v1-5'" in ran.stderr
+    assert (
+        "does not know 'photo', 'of', 'castle', and model 'stable-diffusion-v1-5/stable-diffusion-v1-5'" in ran.stderr
+    )
     make_run(Path("runs/digits"))
     ran = run_cli("sdedit", photo, "--steps", 2)
     assert ran.code == 0
@@ -388,3 +390,15 @@ def test_compiled_networks_draw_the_same(run_cli, classes: Path, kit) -> None:
     plain = json.loads(run_cli(*common, "-o", "plain.png").stdout)["images"]
     compiled = json.loads(run_cli(*common, "--compile", "-o", "compiled.png").stdout)["images"]
     assert np.abs(pixels(plain[0]) - pixels(compiled[0])).max() <= 1
+
+
+def test_the_small_model_is_told_what_its_example_shows(run_cli, kit, photo: Path, tmp_path: Path) -> None:
+    said = "no --prompt: the example is a red heart"
+    for command in ("sdedit", "inpaint"):
+        ran = run_cli(command, "--steps", 2, "--offline", "--json", "-o", tmp_path / "o.png")
+        assert said in ran.stderr
+        (path,) = json.loads(ran.stdout)["images"]
+        assert read_recipe(Path(path))["arguments"]["prompt"] == "a red heart"
+        assert json.loads(run_cli("replay", path, "--json", "--offline").stdout)["identical"]
+    assert said not in run_cli("sdedit", photo, "--steps", 2, "--offline").stderr
+    assert said not in run_cli("sdedit", "--prompt", "a green tree", "--steps", 2, "--offline").stderr

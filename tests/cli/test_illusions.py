@@ -277,10 +277,16 @@ def test_the_model_that_draws_chooses_where_nothing_else_is_named(run_cli, class
     by_class = (*common, "-m", classes, "--c1", "one", "--c2", "zero")
     done = told(run_cli(*by_class))
     assert done["scores"]["best"] == done["seeds"]
+    # 4 and 2 steps of three and two candidates, the winner's 4 more, and what the model was asked as a judge
+    assert done["unet_calls"] == 4 + 4 + done["scores"]["judge_calls"]
+    assert done["scores"]["judge_rows"] > done["scores"]["rows"]
+    assert done["scores"]["saved"] == round(1 - (3 * 2 + 2 * 2 + 4) / 12, 4)
     assert all(score < 0 for one in done["scores"]["tried"] for row in one["matrix"] for score in row)
     assert identical(run_cli, done["images"][0])
     for scorer in ("model", f"model:{classes}"):
-        assert told(run_cli(*by_class, "--scorer", scorer))["scores"] == {**done["scores"], "scorer": scorer}
+        again = told(run_cli(*by_class, "--scorer", scorer))["scores"]
+        rest = {k: v for k, v in done["scores"].items() if scorer == "model" or not k.startswith("judge_")}
+        assert again == {**rest, "scorer": scorer}
     by_words = (*common, "-m", floyd, "--p1", "a cat", "--p2", "a dog")
     assert run_cli(*by_words, "--offline").code == 4  # of a model from elsewhere it is CLIP
     judged = told(run_cli(*by_words, "--scorer", "model"))["scores"]
@@ -346,13 +352,26 @@ def test_all_three_stages(run_cli, floyd: Path, classes: Path, tmp_path: Path) -
     common = ("anagram", "-m", floyd, "--p1", "a cat", "--p2", "a dog", "--steps", 2, "--json", "-o", "out")
     for view in ("flip", "negate"):
         stages = ("--model-2", tmp_path / "two", "--model-3", tmp_path / "x4", "--view", view)
-        ran = run_cli(*common, *stages, "--size", 1024)
+        ran = run_cli(*common, *stages)
         done = told(ran)
         assert (done["steps"], done["unet_calls"]) == (2, 2 + 2 + 30)
         assert pixels(done["images"][0]).shape == (32, 32, 3)  # the tiny VAE doubles where the real one has a factor 4
         assert "approximate" in ran.stderr
     planned = told(run_cli(*common, *stages, "--dry-run"))
     assert (planned["unet_calls"], [stage["steps"] for stage in planned["stages"]]) == (34, [2, 30])
+    lines = run_cli(*(word for word in common if word != "--json"), *stages, "--dry-run").stdout.splitlines()
+    assert [line.rpartition(": ")[2].split()[0] for line in lines if line.startswith("stage ")] == ["2", "30"]
+    own = ("--steps-3", 2, "--noise-2", 10, "--noise-3", 5, "--mode-3", "first")
+    before = pixels(done["images"][0])
+    other = told(run_cli(*common, *stages, *own))
+    assert other["unet_calls"] == 2 + 2 + 2
+    assert not np.array_equal(pixels(other["images"][0]), before)
+    assert identical(run_cli, other["images"][0])
+    for k in range(0, len(own), 2):  # each of them does something
+        ran = run_cli(*common, "--model-2", "none", *own[k : k + 2])
+        assert (ran.code, f"{own[k]}: there is no such stage" in ran.stdout) == (2, True)
+    wrong = run_cli(*common, *stages, "--size", 1024)
+    assert (wrong.code, "draws 32 px" in wrong.stdout) == (2, True)
     assert identical(run_cli, done["images"][0])
     nine = make_run(tmp_path / "nine", size=9)
     ran = run_cli("anagram", "-m", nine, "--c1", "one", "--c2", "zero", "--model-3", tmp_path / "x4")
@@ -363,7 +382,7 @@ def test_all_three_stages(run_cli, floyd: Path, classes: Path, tmp_path: Path) -
     ("command", "flags", "said"),
     [
         ("anagram", ["--p1", "a cat", "--p2", "a dog"], "takes classes"),
-        ("anagram", ["--c1", "one", "--c2", "zero", "--view", "patch_permute:3"], "patch_permute"),
+        ("anagram", ["--c1", "one", "--c2", "zero", "--view", "patch_permute:9"], "patch_permute"),
         ("anagram", ["--c1", "one", "--c2", "zero", "--view", "flop"], "Did you mean 'flip'"),
         ("anagram", ["--c1", "one", "--p2", "a dog"], "prompts and classes"),
         ("anagram", [], "no prompts"),
@@ -394,7 +413,7 @@ def test_what_is_refused_before_any_weights(
 def test_the_model_left_out_is_the_papers(run_cli) -> None:
     ran = run_cli("anagram", "--p1", "a cat", "--p2", "a dog", "--offline")
     assert ran.code == 4
-    assert "does not know 'cat', and model 'DeepFloyd/IF-I-M-v1.0'" in ran.stderr
+    assert "does not know 'cat', 'dog', and model 'DeepFloyd/IF-I-M-v1.0'" in ran.stderr
 
 
 def test_the_small_model_says_which_prompts_make_hybrids(run_cli) -> None:
@@ -402,3 +421,25 @@ def test_the_small_model_says_which_prompts_make_hybrids(run_cli) -> None:
     assert "a sign on a red heart" in run_cli(*common, "--p1", "a red heart", "--p2", "the letter A").stderr
     ran = run_cli(*common, "--p1", "a sign on a red heart", "--p2", "the letter A on a shape")
     assert (ran.code, "draws hybrids best" in ran.stderr) == (0, False)
+
+
+def test_an_unconditional_model_is_told_what_it_can_do(run_cli, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "plain", kind="none", size=8)
+    for asked in (["--p1", "a", "--p2", "b"], ["--c1", "1", "--c2", "2"]):
+        ran = run_cli("anagram", "-m", folder, *asked, "--json")
+        assert (ran.code, "is unconditional" in ran.stdout, "empty --prompt" in ran.stdout) == (2, True, True)
+    views = ("--prompt", "", "--view", "identity", "--prompt", "", "--view", "flip", "--steps", 2)
+    assert told(run_cli("anagram", "-m", folder, *views, "--json", "-o", "out"))["steps"] == 2
+
+
+def test_the_small_model_has_a_split_and_a_guidance_of_its_own(run_cli, tmp_path: Path) -> None:
+    common = ("hybrid", "--p1", "a sign on a blue star", "--p2", "the letter E on a shape", "--steps", 2, "--json")
+    ran = run_cli(*common, "-o", "free", "--offline")
+    free = told(ran)
+    assert "no --split: low_high:6 suits the small model, and guidance 8" in ran.stderr
+    asked = told(run_cli(*common, "--split", "low_high:6", "--guidance", 8, "-o", "asked", "--offline"))
+    usual = told(run_cli(*common, "--split", "low_high:2", "-o", "usual", "--offline"))
+    assert np.array_equal(pixels(free["images"][0]), pixels(asked["images"][0]))
+    assert not np.array_equal(pixels(free["images"][0]), pixels(usual["images"][0]))
+    assert read_recipe(Path(free["images"][0]))["illusion"]["split"] == "low_high:6"
+    assert identical(run_cli, free["images"][0])
