@@ -15,6 +15,8 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -33,7 +35,25 @@ KEYWORD = "diffkit"
 MAX_RECIPE = 1 << 20
 _MAX_CHUNKS = 100_000
 _SMALLEST = 10  # pixels of a caption's letters
+_WIDEST = 160  # pixels to which small images are enlarged for the sake of their captions
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+@lru_cache(maxsize=64)
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return the letters of captions: DejaVu Sans, which has accents, Greek and Cyrillic, as it comes with matplotlib.
+
+    Without matplotlib they are Pillow's own, which are English.
+
+    Args:
+        size: In pixels.
+    """
+    package = find_spec("matplotlib")  # only looked for: its import takes long
+    if package is not None and package.origin is not None:
+        path = Path(package.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+        if path.is_file():
+            return ImageFont.truetype(str(path), size)
+    return ImageFont.load_default(size)
 
 
 def grid(
@@ -52,7 +72,8 @@ def grid(
         columns: Images per row; a square sheet when left out.
         labels: One caption per image, written above it; "" for none.
         gap: Pixels between the images.
-        min_cell: Images smaller than this are enlarged by a whole factor, pixel by pixel.
+        min_cell: Images smaller than this are enlarged by a whole factor, pixel by pixel; further where their labels
+            need more room, up to 160 pixels.
         background: Grey level between the images.
 
     Raises:
@@ -68,6 +89,9 @@ def grid(
         raise UsageError(f"a grid of {len(images)} images has {len(labels)} labels")
     columns = min(columns or math.ceil(math.sqrt(len(images))), len(images))
     factor = max(1, math.ceil(min_cell / max(images[0].size)))
+    if factor > 1 and labels:  # they are enlarged in any case: so far that the words fit, within reason
+        longest = max(font(_SMALLEST).getlength(" ".join(label.split())) for label in labels)
+        factor = max(factor, math.ceil(min(longest + 1, _WIDEST) / images[0].width))
     cell_w, cell_h = images[0].width * factor, images[0].height * factor
     size = _letters(labels or (), cell_w, max(_SMALLEST, min(18, cell_h // 6)))
     strip = size + 4 if labels and any(labels) else 0
@@ -89,21 +113,19 @@ def _letters(labels: Sequence[str], width: int, largest: int) -> int:
     """Return the size of letters, in pixels, at which all captions fit; the smallest legible one where none does."""
 
     def fits(size: int) -> bool:
-        font = ImageFont.load_default(size)
-        return all(font.getlength(" ".join(label.split())) < width for label in labels)
+        return all(font(size).getlength(" ".join(label.split())) < width for label in labels)
 
     return next((size for size in range(largest, _SMALLEST, -1) if fits(size)), _SMALLEST)
 
 
 def _caption(draw: ImageDraw.ImageDraw, text: str, left: int, top: int, width: int, size: int, ink: int) -> None:
     """Write one line, shortened at its end to what fits."""
-    font = ImageFont.load_default(size)
     text = " ".join(text.split())
     short = text
-    while short and draw.textlength(short + ("…" if short != text else ""), font=font) >= width:
+    while short and draw.textlength(short + ("…" if short != text else ""), font=font(size)) >= width:
         short = short[:-1]
     shown = short + ("…" if short != text else "")
-    draw.text((left + 1, top), shown, fill=ink if draw.im.mode == "L" else (ink,) * 3, font=font)
+    draw.text((left + 1, top), shown, fill=ink if draw.im.mode == "L" else (ink,) * 3, font=font(size))
 
 
 def write_gif(path: Path, frames: Sequence[Image.Image], *, milliseconds: int = 60, hold: int = 1500) -> None:

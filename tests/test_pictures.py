@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import logging
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from PIL import Image, ImageSequence
 from PIL.PngImagePlugin import PngInfo
 
 from diffkit.errors import DataError, UsageError
-from diffkit.pictures import KEYWORD, MAX_RECIPE, grid, output_folder, read_recipe, write_gif, write_png
+from diffkit.pictures import KEYWORD, MAX_RECIPE, font, grid, output_folder, read_recipe, write_gif, write_png
 
 RECIPE = {"command": "sample", "seed": 3, "arguments": {"prompt": "ein Kätzchen 猫"}}
 
@@ -66,6 +68,41 @@ def test_letters_shrink_before_captions_are_cut_and_all_of_a_sheet_are_alike() -
     assert strips("x", "x")[0] != strips("x", words)[0]
     assert strips(words, words + " far")[0] != first  # smaller, and whole
     assert strips("x", words + " far")[1] != strips("x", words + " fa")[1]
+
+
+def drawn(letter: str) -> bytes:
+    mask = font(40).getmask(letter)
+    return bytes(mask) + repr(mask.size).encode()
+
+
+@pytest.mark.parametrize("letter", "éßΩЖ–")
+def test_letters_of_other_languages_are_no_boxes(letter: str) -> None:
+    box = drawn("\U000f0000")  # private use: no font has it
+    assert drawn(letter) not in (box, drawn(" "), drawn("e"))
+    sheets = [grid([flat(128)], labels=[word]).tobytes() for word in (letter, "\U000f0000")]
+    assert sheets[0] != sheets[1]
+
+
+def test_without_matplotlib_captions_are_in_plain_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffkit.pictures.find_spec", lambda name: None)
+    plain = font.__wrapped__(12)
+    assert plain.getlength("plain") > 0
+    assert plain.getname() != font(12).getname()
+
+
+def test_captions_need_no_import_of_matplotlib() -> None:
+    code = "import sys; from diffkit.pictures import font; font(12); sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_small_images_grow_with_their_labels_within_reason() -> None:
+    small = [flat(128, size=32)] * 2
+    widths = [
+        grid(small, 2, labels=["x", label], gap=0).width // 2 for label in ("y", "a handwritten three", "long " * 20)
+    ]
+    assert widths[0] == 64 < widths[1] < widths[2] == 160
+    whole, more = (grid(small, 2, labels=["x", f"a handwritten {w}"], gap=0) for w in ("three", "threes"))
+    assert whole.tobytes() != more.tobytes()
 
 
 def test_grey_and_colour_mix_and_tensors_are_taken() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ LOG = logging.getLogger("diffkit.tasks")
 GRID_IMAGES = 256
 FRAMES = 48
 FRAME_IMAGES = 64
+FILM_SIDE = 256
 
 
 class Album:
@@ -88,6 +90,8 @@ class Album:
 class Film:
     """Collects frames of the first batch while it is denoised.
 
+    Small pictures are enlarged by a whole factor, pixel by pixel, until the longer side of a frame is about 256.
+
     Args:
         codec: The model's, from x to images.
         columns: Images per row.
@@ -105,7 +109,10 @@ class Film:
         x = step.x[:FRAME_IMAGES].float()
         # Some samplers scale their noise up; what is seen is its pattern.
         x = x / x.flatten(1).std(dim=1).clamp(min=1.0).reshape(-1, 1, 1, 1)
-        self.frames.append(grid(self.codec.decode(x).cpu(), self.columns))
+        images = self.codec.decode(x).cpu()
+        columns = min(self.columns or math.ceil(math.sqrt(len(images))), len(images))
+        most = max(columns, math.ceil(len(images) / columns))
+        self.frames.append(grid(images, columns, min_cell=max(64, math.ceil(FILM_SIDE / most))))
 
 
 def make_recipe(command: str, arguments: Mapping[str, Any], model: Any) -> dict[str, Any]:

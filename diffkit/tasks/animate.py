@@ -1,7 +1,7 @@
 """Illusions shown: the picture turns from view to view, a hybrid goes away or its parts fade, all views side by side.
 
-Holds frames; captions are in `captions.py`, a GIF is written by `pictures.write_gif`, a film by `mp4.py`. How a view
-moves is the view's own business (`View.frame`), how parts leave is the filter's (`Split.leaving`).
+Holds frames; captions and sizes are in `captions.py`, a GIF is written by `pictures.write_gif`, a film by `mp4.py`. How
+a view moves is the view's own business (`View.frame`), how parts leave is the filter's (`Split.leaving`).
 """
 
 from __future__ import annotations
@@ -17,34 +17,21 @@ from PIL import Image
 
 from diffkit.errors import UsageError
 from diffkit.images import from_tensor, to_tensor
-from diffkit.tasks.captions import PAPER, Label
+from diffkit.tasks.captions import PAPER, SIDE, Label, reduced
+from diffkit.tasks.captions import enlarge as enlarge
+from diffkit.tasks.captions import strip as strip
 
-SIDE = 384
 FRAMES = 24
 HOLD = 18
 MILLISECONDS = 50
 FAR = 1 / 8
-_CRISP = 32  # pictures up to this size are enlarged pixel by pixel: smoothing would be most of what is seen
+LARGEST = {"gif": 512, "mp4": 1024}  # a GIF of 1024 px is about 25 MB and takes a minute to write
 
 
 def smoothstep(share: float) -> float:
     """Return 3 s^2 - 2 s^3 of a share in [0, 1]: it starts and ends at rest."""
     share = min(max(share, 0.0), 1.0)
     return share * share * (3.0 - 2.0 * share)
-
-
-def enlarge(image: Image.Image, side: int = SIDE) -> Image.Image:
-    """Return an RGB picture at a size to look at: at least `side`, a whole multiple of its own.
-
-    A tiny one is enlarged pixel by pixel, a larger one by Lanczos; one that is large enough stays as it is.
-    """
-    image = image.convert("RGB")
-    factor = _factor(image, side)
-    if factor == 1:
-        return image
-    crisp = max(image.size) <= _CRISP
-    way = Image.Resampling.NEAREST if crisp else Image.Resampling.LANCZOS
-    return image.resize((image.width * factor, image.height * factor), way)
 
 
 def frames_between(
@@ -55,6 +42,7 @@ def frames_between(
     frames: int = FRAMES,
     hold: int = HOLD,
     side: int = SIDE,
+    largest: int | None = None,
 ) -> list[Image.Image]:
     """Return an endless animation: the picture is seen in each view in turn, and comes back to the first.
 
@@ -67,6 +55,7 @@ def frames_between(
         frames: Frames of one movement, at least 2.
         hold: Frames for which each view is held.
         side: Size of the picture in the frames, at least.
+        largest: And at most, whatever `side` is; a larger picture is reduced by Lanczos. See `LARGEST`.
 
     Raises:
         UsageError: Not one caption per view, fewer than two views, or too few frames.
@@ -74,7 +63,7 @@ def frames_between(
     several: list[Any] = [None, views] if hasattr(views, "frame") else [_or_none(view) for view in views]
     _check(len(several), captions, frames, hold)
     stops = [_Stop(k, view) for k, view in enumerate(several)]
-    return _round_trip(image, stops, captions, frames, hold, side)
+    return _round_trip(image, stops, captions, frames, hold, _Size(side, largest))
 
 
 def zoom_out(
@@ -84,6 +73,7 @@ def zoom_out(
     frames: int = 2 * FRAMES,
     hold: int = HOLD,
     side: int = SIDE,
+    largest: int | None = None,
     far: float = FAR,
 ) -> list[Image.Image]:
     """Return an endless animation of a hybrid: it goes away until only its coarse part is seen, and comes back.
@@ -94,6 +84,7 @@ def zoom_out(
         frames: Frames of the way there, and of the way back.
         hold: Frames for which each place is held.
         side: Size of the picture in the first frame, at least.
+        largest: And at most, as for `frames_between`.
         far: Its size at the far end, as a share of that.
 
     Raises:
@@ -101,7 +92,7 @@ def zoom_out(
     """
     _check(max(2, len(captions)), captions, frames, hold)
     stops = _there_and_back([None] * len(captions))
-    return _round_trip(image, stops, captions, _each(frames, len(captions)), hold, side, far=far)
+    return _round_trip(image, stops, captions, _each(frames, len(captions)), hold, _Size(side, largest), far=far)
 
 
 def parts_in_turn(
@@ -113,6 +104,7 @@ def parts_in_turn(
     frames: int = 2 * FRAMES,
     hold: int = HOLD,
     side: int = SIDE,
+    largest: int | None = None,
     far: float = FAR,
 ) -> list[Image.Image]:
     """Return an endless animation of a hybrid: from all of it to its first part, as its filter's parts are told apart.
@@ -127,6 +119,7 @@ def parts_in_turn(
         frames: Frames of the way there, and of the way back.
         hold: Frames for which each part is held.
         side: Size of the picture in the frames, at least.
+        largest: And at most, as for `frames_between`.
         far: Its size at the far end, where parts are told apart by distance.
 
     Raises:
@@ -140,7 +133,8 @@ def parts_in_turn(
     leaving = split.leaving if apart == "fading" else None
     far_end = far if apart == "distance" else None
     each = _each(frames, split.parts)
-    return _round_trip(image, stops, captions[::-1], each, hold, side, far=far_end, leaving=leaving)
+    size = _Size(side, largest)
+    return _round_trip(image, stops, captions[::-1], each, hold, size, far=far_end, leaving=leaving)
 
 
 @dataclass(frozen=True)
@@ -150,6 +144,17 @@ class _Stop:
     caption: int
     view: Any = None
     gone: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Size:
+    """How large the picture is in the frames: at least and at most."""
+
+    side: int
+    largest: int | None
+
+    def grown(self, image: Image.Image) -> Image.Image:
+        return enlarge(image, self.side, self.largest)
 
 
 def _there_and_back(views: Sequence[Any]) -> list[_Stop]:
@@ -168,7 +173,7 @@ def _round_trip(
     captions: Sequence[str],
     frames: int,
     hold: int,
-    side: int,
+    size: _Size,
     *,
     far: float | None = None,
     leaving: Callable[[torch.Tensor, float], torch.Tensor] | None = None,
@@ -176,14 +181,17 @@ def _round_trip(
     """From stop to stop and back to the first, `frames` between each two."""
     if far is not None and not 0.0 < far < 1.0:
         raise UsageError(f"a zoom to {far:g} of the size; give a share between 0 and 1")
-    label = Label(captions, enlarge(image, side).width)
+    small = reduced(image, size.largest)
+    label = Label(captions, size.grown(small).width)
 
     def drawn(view: Any, progress: float, gone: float) -> Image.Image:
-        picture = image if leaving is None or not gone else from_tensor(leaving(to_tensor(image), gone))[0]
-        if view is None or progress <= 0.0:
-            picture = enlarge(picture, side)
-        else:
-            picture = (_moving if progress < 1.0 else _still)(view, picture, progress, side)
+        moves = view is not None and progress > 0.0
+        picture = image if moves and not _may_be_small(view, progress, image.width, small.width) else small
+        if leaving is not None and gone:
+            picture = from_tensor(leaving(to_tensor(picture), gone))[0]
+        if moves:
+            picture = _moving(view, picture, progress, size) if progress < 1.0 else _still(view, picture, size)
+        picture = reduced(size.grown(picture), size.largest)
         return picture if far is None or not gone else _shrunk(picture, far**gone)
 
     shown: list[Image.Image] = []
@@ -212,30 +220,6 @@ def _turning(here: Any, there: Any, share: float) -> tuple[Any, float]:
     return view, 1.0 - progress if back else progress
 
 
-def strip(images: Sequence[Image.Image], captions: Sequence[str], *, side: int = SIDE, gap: int = 12) -> Image.Image:
-    """Return pictures side by side, each with its caption under it.
-
-    Args:
-        images: The views of an illusion, or the parts of a hybrid, all of one size.
-        captions: One per picture; "" for none.
-        side: Size of each, at least.
-        gap: White between them.
-
-    Raises:
-        UsageError: No pictures, or not one caption for each.
-    """
-    if not images or len(images) != len(captions):
-        raise UsageError(f"a strip of {len(images)} pictures has {len(captions)} captions")
-    large = [enlarge(image, side) for image in images]
-    label = Label(captions, large[0].width)
-    cells = [label.under(image, {k: 1.0}) for k, image in enumerate(large)]
-    width, height = cells[0].size
-    sheet = Image.new("RGB", (len(cells) * (width + gap) + gap, height + 2 * gap), PAPER)
-    for k, cell in enumerate(cells):
-        sheet.paste(cell, (gap + k * (width + gap), gap))
-    return sheet
-
-
 def _check(count: int, captions: Sequence[str], frames: int, hold: int) -> None:
     if count < 2 or len(captions) != count:
         raise UsageError(f"an animation of {count} views has {len(captions)} captions; two views or more, one for each")
@@ -248,44 +232,56 @@ def _or_none(view: Any) -> Any:
     return None if getattr(view, "name", "") == "identity" else view
 
 
-def _factor(image: Image.Image, side: int) -> int:
-    return max(1, -(-side // max(image.size)))
-
-
 def _fade(here: int, there: int, share: float) -> dict[int, float]:
     """The first caption goes in the first 40 % of the way, the next one comes in the last 40 %."""
     return {here: 1.0 - smoothstep(share / 0.4), there: smoothstep((share - 0.6) / 0.4)}
 
 
-def _still(view: Any, image: Image.Image, progress: float, side: int) -> Image.Image:
+def _still(view: Any, image: Image.Image, size: _Size) -> Image.Image:
     """The picture seen in a view, exactly: turned at its own size, where turning the enlarged one differs at all."""
-    if _wrong_when_large(view, image.width, _factor(image, side)) < 1e-6:
-        return view.frame(enlarge(image, side), 1.0)
-    return enlarge(view.frame(image, 1.0), side)
+    large = size.grown(image)
+    if _wrong_when_large(view, image.width, large.width // image.width) < 1e-6:
+        return view.frame(large, 1.0)
+    return size.grown(view.frame(image, 1.0))
 
 
-def _moving(view: Any, image: Image.Image, progress: float, side: int) -> Image.Image:
+def _moving(view: Any, image: Image.Image, progress: float, size: _Size) -> Image.Image:
     """The picture on its way; turned after enlarging, which is smoother, where that is nearly the same view."""
-    # Two pixels on average: cut edges, rounded shifts. A permutation of single pixels is far from it.
-    if _wrong_when_large(view, image.width, _factor(image, side)) <= 4.0 / image.width:
-        return view.frame(enlarge(image, side), progress)
-    return enlarge(view.frame(image, progress), side)
+    large = size.grown(image)
+    if _wrong_when_large(view, image.width, large.width // image.width) <= _nearly(image.width):
+        return view.frame(large, progress)
+    return size.grown(view.frame(image, progress))
+
+
+def _may_be_small(view: Any, progress: float, size: int, small: int) -> bool:
+    """Whether a picture may be reduced before it is turned: on its way, where that is nearly the same view."""
+    return size == small or (progress < 1.0 and _wrong_when_small(view, size, small) <= _nearly(small))
+
+
+def _nearly(size: int) -> float:
+    """Two pixels on average: cut edges, rounded shifts. A permutation of single pixels is far from it."""
+    return 4.0 / size
 
 
 @lru_cache(maxsize=64)
 def _wrong_when_large(view: Any, size: int, factor: int) -> float:
-    """How far a view of the enlarged picture is from the enlarged view: the mean error of a map of coordinates.
+    return _wrong(view, size, lambda x: x.repeat_interleave(factor, -1).repeat_interleave(factor, -2))
 
-    The coordinates run from -1 to 1; infinite where the view refuses the larger size.
+
+@lru_cache(maxsize=64)
+def _wrong_when_small(view: Any, size: int, small: int) -> float:
+    return _wrong(view, size, lambda x: torch.nn.functional.interpolate(x, (small, small), mode="area"))
+
+
+def _wrong(view: Any, size: int, resized: Callable[[torch.Tensor], torch.Tensor]) -> float:
+    """How far a view of the resized picture is from the resized view: the mean error of a map of coordinates.
+
+    The coordinates run from -1 to 1; infinite where the view refuses the other size.
     """
     line = torch.linspace(-1, 1, size)
-    small = torch.stack([line.expand(size, size), line[:, None].expand(size, size), torch.ones(size, size)])[None]
-
-    def large(x: torch.Tensor) -> torch.Tensor:
-        return x.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
-
+    map_ = torch.stack([line.expand(size, size), line[:, None].expand(size, size), torch.ones(size, size)])[None]
     try:
-        return float((view.apply(large(small)) - large(view.apply(small))).abs().mean())
+        return float((view.apply(resized(map_)) - resized(view.apply(map_))).abs().mean())
     except UsageError:
         return float("inf")
 

@@ -1,4 +1,4 @@
-"""The contact sheet of a search: every candidate in all its views, with its scores. Nothing is drawn or scored here."""
+"""The contact sheet of a search: every candidate in all its views, with prompts and scores. It draws no pictures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from PIL import Image, ImageOps
 
 from diffkit.images import from_tensor
 from diffkit.pictures import grid
-from diffkit.tasks.captions import PAPER, Label
+from diffkit.tasks.captions import PAPER, Label, below
+from diffkit.tasks.exhibit import captions
 from diffkit.tasks.illusion import Illusion, seen
 from diffkit.tasks.search import Candidate, Found
 
@@ -19,22 +20,31 @@ _FAINT = 0.6  # of the ink under candidates that were dropped
 def contact_sheet(found: Found, illusion: Illusion, columns: int | None = None) -> Image.Image:
     """Return a sheet of all candidates, best first: each in all its views, with its A and C.
 
-    Those that were kept are framed and numbered; "at 12/30" says after how many steps one was dropped.
+    Under each view stand its own score (view k against prompt k: A is the lowest of them) and its prompt. Those that
+    were kept are framed and numbered; "at 12/30" says after how many steps one was dropped.
     """
     best = {one.seed: number for number, one in enumerate(found.best)}
     order = sorted(
         found.tried, key=lambda one: (best.get(one.seed, len(best)), one.dropped, -one.steps, -one.alignment)
     )
-    framed = []
+    words, framed = captions(illusion), []
     for one in order:
-        views = [from_tensor(part.clamp(-1, 1))[0] for part in seen(illusion, one.image[None])]
-        row = grid([_cell(view) for view in views], len(views), gap=1, min_cell=1).convert("RGB")
+        views = [_cell(from_tensor(part.clamp(-1, 1))[0]) for part in seen(illusion, one.image[None])]
+        row = grid(views, len(views), gap=1, min_cell=1).convert("RGB")
         framed.append(ImageOps.expand(row, FRAME, KEPT if one.seed in best else PAPER))
-    label = Label([_words(one, best.get(one.seed), found.steps) for one in order], framed[0].width)
-    cells = [
-        label.under(cell, {k: _FAINT if one.dropped else 1.0})
-        for k, (one, cell) in enumerate(zip(order, framed, strict=True))
-    ]
+    side, count = views[0].width, len(words)
+    scores = Label([f"{score:.3g}" for one in order for score in one.matrix.diagonal().tolist()], side, gap=0.25)
+    prompts = Label(words, side, gap=0.0)
+    whole = Label([_words(one, best.get(one.seed), found.steps) for one in order], framed[0].width, size=13)
+    cells = []
+    for k, (one, cell) in enumerate(zip(order, framed, strict=True)):
+        ink = _FAINT if one.dropped else 1.0
+        under = Image.new("RGB", (cell.width, scores.height + prompts.height), PAPER)
+        for j in range(count):
+            left = FRAME + 1 + j * (side + 1)
+            under.paste(scores.strip(side, {k * count + j: ink}), (left, 0))
+            under.paste(prompts.strip(side, {j: ink}), (left, scores.height))
+        cells.append(whole.under(below(cell, under), {k: ink}))
     return grid(cells, columns, gap=6, min_cell=1)
 
 

@@ -5,14 +5,16 @@ Holds what is shown of an illusion and under which words; how frames are made is
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
 
-from diffkit.images import from_tensor, resize
+from diffkit.images import from_tensor
 from diffkit.pictures import write_gif
 from diffkit.tasks import animate, mp4
+from diffkit.tasks.captions import reduced, strip
 from diffkit.tasks.illusion import Illusion, seen
 from diffkit.views import parse_view
 
@@ -42,36 +44,48 @@ def with_reference(illusion: Illusion) -> Illusion:
 
 
 def strips(illusion: Illusion, images: Tensor) -> list[Image.Image]:
-    """Return one strip per picture: what each prompt's judge sees, with its caption.
+    """Return one strip per picture: what each prompt's judge sees, with its caption; views of weight 0 are left out.
 
     Args:
         illusion: What they show.
         images: (B, C, H, W) in [-1, 1].
     """
-    illusion = with_reference(illusion)
+    illusion = _looked_at(illusion)
     words = captions(illusion)
     views = [from_tensor(part.clamp(-1, 1)) for part in seen(illusion, images)]
-    return [
-        animate.strip([_no_larger(view[k], _LARGE) for view in views], words, side=_SMALL, gap=6)
-        for k in range(len(images))
-    ]
+    return [strip([reduced(view[k], _LARGE) for view in views], words, side=_SMALL, gap=6) for k in range(len(images))]
 
 
-def _no_larger(image: Image.Image, side: int) -> Image.Image:
-    return image if max(image.size) <= side else resize(image, side, side)
+def _looked_at(illusion: Illusion) -> Illusion:
+    """The illusion as it is shown: with the reference, and without views of weight 0, for which nothing was drawn."""
+    if illusion.weights is None or all(illusion.weights):
+        return with_reference(illusion)
+    kept = [row for row in zip(illusion.prompts, illusion.views, illusion.weights, strict=True) if row[2]]
+    prompts, views, weights = zip(*kept, strict=True)
+    return replace(illusion, prompts=prompts, views=views, weights=weights)
 
 
-def moving(illusion: Illusion, picture: Image.Image) -> list[Image.Image]:
-    """Return the animation of a finished picture: from view to view, or from all of it to the first part of a split."""
-    illusion = with_reference(illusion)
-    words = captions(illusion)
-    if illusion.split is None:
-        return animate.frames_between(illusion.views, picture, words)
-    return animate.parts_in_turn(illusion.split, illusion.views, picture, words)
+def moving(illusion: Illusion, picture: Image.Image, largest: int | None = None) -> list[Image.Image]:
+    """Return the animation of a finished picture: from view to view, or from all of it to the first part of a split.
+
+    Args:
+        illusion: What it shows; views of weight 0 are left out.
+        picture: The picture as it is, square.
+        largest: Its size in the frames at most, see `animate.LARGEST`.
+    """
+    illusion = _looked_at(illusion)
+    words, views = captions(illusion), illusion.views
+    if illusion.split is not None:
+        return animate.parts_in_turn(illusion.split, views, picture, words, largest=largest)
+    if len(views) == 1:  # of which the picture as it is makes two
+        return animate.frames_between(views[0], picture, ["", *words], largest=largest)
+    return animate.frames_between(views, picture, words, largest=largest)
 
 
 def write_moving(illusion: Illusion, kind: str, written: list[tuple[Path, Image.Image]]) -> dict[str, list[str]]:
     """Write an animation beside each picture: `NAME-views.gif` or `.mp4`.
+
+    Pictures larger than 512 px in a GIF, or than 1024 in an MP4, are reduced: files of tens of MB help nobody.
 
     Raises:
         UsageError: An MP4, and the extra for it is not installed.
@@ -79,7 +93,7 @@ def write_moving(illusion: Illusion, kind: str, written: list[tuple[Path, Image.
     paths = []
     for path, picture in written:
         target = path.with_name(f"{path.stem}-views.{kind}")
-        frames = moving(illusion, picture)
+        frames = moving(illusion, picture, animate.LARGEST[kind])
         if kind == "gif":
             write_gif(target, frames, milliseconds=animate.MILLISECONDS, hold=animate.MILLISECONDS)
         else:

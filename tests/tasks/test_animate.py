@@ -250,6 +250,35 @@ def test_strip_puts_views_side_by_side() -> None:
         assert (array(sheet)[5:37, left : left + 32] == array(enlarge(view, 32))).all()
 
 
+@pytest.mark.parametrize("name", ["rotate_180", "jigsaw", "pixel_permute", "negate"])
+@pytest.mark.parametrize("size", [96, 80])
+def test_large_pictures_are_reduced_and_views_held_as_reduced_from_the_whole(name: str, size: int) -> None:
+    view, image = parse_view(name), smooth(size)
+    frames = frames_between(view, image, ["", ""], frames=5, hold=1, side=32, largest=48)
+    assert {frame.size for frame in frames} == {(48, 48)}
+    assert (array(frames[0]) == array(image.resize((48, 48), Image.Resampling.LANCZOS))).all()
+    assert (array(frames[6]) == array(view.frame(image, 1.0).resize((48, 48), Image.Resampling.LANCZOS))).all()
+    whole = frames_between(view, image, ["", ""], frames=5, hold=1, side=32)
+    if (name, size) == ("pixel_permute", 96):  # single pixels on their way are crisp, where two were made one
+        return
+    for some, one in zip(frames, whole, strict=True):
+        far = np.abs(array(some) - array(one.resize((48, 48), Image.Resampling.LANCZOS))).mean()
+        # 80 pixels are permuted otherwise than 48: they are turned first and reduced then.
+        assert far == 0 if name == "pixel_permute" else far < 12
+
+
+def test_zooms_and_parts_are_reduced_too() -> None:
+    image, split = smooth(96), parse_filter("grey_colour")
+    assert {frame.size for frame in zoom_out(image, ["", ""], frames=3, hold=1, side=32, largest=48)} == {(48, 48)}
+    parts = parts_in_turn(split, [parse_view("flip")] * 2, image, ["", ""], frames=3, hold=1, side=32, largest=48)
+    assert {frame.size for frame in parts} == {(48, 48)}
+
+
+@pytest.mark.parametrize(("size", "shown"), [(300, 300), (180, 360), (256, 512), (400, 400), (8, 384)])
+def test_small_pictures_are_not_enlarged_beyond_the_largest(size: int, shown: int) -> None:
+    assert enlarge(picture(size), largest=512).size == (shown, shown)
+
+
 def test_errors_name_what_is_wrong() -> None:
     image, view = picture(8), parse_view("flip")
     with pytest.raises(UsageError, match="2 views has 1 captions"):

@@ -7,8 +7,10 @@ import torch
 from PIL import Image
 
 from diffkit.filters import parse_filter
+from diffkit.tasks import exhibit
 from diffkit.tasks.exhibit import captions, moving, strips, with_reference, write_moving
 from diffkit.tasks.illusion import Illusion
+from diffkit.types import View
 from diffkit.views import parse_view
 
 IDENTITY, FLIP = parse_view("identity"), parse_view("flip")
@@ -61,3 +63,30 @@ def test_a_strip_has_a_cell_for_every_part() -> None:
     one, other = strips(told, torch.zeros(2, 3, 64, 64))
     assert one.size == other.size
     assert one.width == 3 * (192 + 6) + 6
+
+
+@pytest.mark.parametrize(("kind", "side"), [("gif", 512), ("mp4", 1024)])
+def test_films_have_a_largest_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, side: int) -> None:
+    sizes: list[tuple[int, int]] = []
+    monkeypatch.setattr(exhibit, "write_gif", lambda path, frames, **_: sizes.append(frames[0].size))
+    monkeypatch.setattr(exhibit.mp4, "write_mp4", lambda path, frames, **_: sizes.append(frames[0].size))
+    told = Illusion(("a", "b"), (IDENTITY, parse_view("negate")))
+    large, small = PICTURE.resize((1100, 1100)), PICTURE.resize((400, 400))
+    write_moving(told, kind, [(tmp_path / "x.png", large), (tmp_path / "y.png", small)])
+    assert [width for width, _ in sizes] == [side, 400]
+
+
+def test_a_view_of_no_weight_is_not_shown() -> None:
+    three = Illusion(("a", "b", "c"), (IDENTITY, FLIP, parse_view("negate")), weights=(1.0, 0.0, 3.0))
+    two = Illusion(("a", "c"), (IDENTITY, parse_view("negate")))
+    images = torch.linspace(-1, 1, 64 * 64).reshape(1, 1, 64, 64).expand(1, 3, 64, 64)
+    assert strips(three, images)[0].tobytes() == strips(two, images)[0].tobytes()
+    frames = [[frame.tobytes() for frame in moving(told, PICTURE)] for told in (three, two)]
+    assert frames[0] == frames[1]
+
+
+@pytest.mark.parametrize("view", [IDENTITY, FLIP])
+def test_of_one_view_alone_there_is_still_something_to_show(view: View) -> None:
+    told = Illusion(("a", "b"), (view, parse_view("negate")), weights=(1.0, 0.0))
+    assert strips(told, torch.zeros(1, 3, 64, 64))[0].width == 192 + 2 * 6
+    assert len(moving(told, PICTURE)) == 2 * (18 + 24)
