@@ -32,6 +32,7 @@ from diffkit.data import open_dataset
 from diffkit.data.glyphs import GlyphSource
 from diffkit.data.wording import ANY_GLYPH, ANY_SHAPE, GLYPHS, INKS, LETTERS, SHAPES, Subject, parse
 from diffkit.schema import DatasetSpec
+from diffkit.training.fast import emulated, keep_memory
 
 NONE = "-"
 # Each head's classes; the last is "there is none". `ink` is the glyph's colour, `ground` the shape's.
@@ -41,6 +42,7 @@ TWINS = ({"O", "zero"}, {"I", "one"}, {"Z", "two"}, {"S", "five"})
 SETTINGS = Settings(
     "glyphs", resolution=32, epochs=5, held_out=0.0, batch_size=128, degrees=8.0, scale=0.08, shift=0.06, version=3
 )
+CPU = torch.device("cpu")
 PICTURES = 45_000
 HELD_OUT = 6_000
 FAR = 0.2  # share of pictures blurred so strongly that their glyphs do not count
@@ -113,6 +115,7 @@ def disturb(images: Tensor, settings: Settings, generator: torch.Generator) -> t
 
 def train(settings: Settings) -> tuple[GlyphJudge, dict[str, Any]]:
     """Train the judge on `validation`; return it with what is measured on `test`."""
+    keep_memory()
     images, truth = split("validation", PICTURES)
     generator = torch.Generator().manual_seed(settings.seed)
     with torch.random.fork_rng(devices=[]):  # initial weights and dropout
@@ -129,7 +132,7 @@ def train(settings: Settings) -> tuple[GlyphJudge, dict[str, Any]]:
                 rows = order[k * settings.batch_size : (k + 1) * settings.batch_size]
                 spoilt, far = disturb(images[rows], settings, generator)
                 loss = torch.zeros(())
-                with torch.autocast("cpu", torch.bfloat16):  # a third of the time
+                with torch.autocast("cpu", torch.bfloat16, enabled=not emulated("bf16", CPU)):  # a third of the time
                     found = judge(spoilt.contiguous(memory_format=torch.channels_last))
                 for head, logits in found.items():
                     wanted = truth[head][rows]

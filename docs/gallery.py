@@ -1,7 +1,7 @@
 """Draw the README's pictures with the model that ships inside the package: `make gallery`.
 
-Every picture is made by a command that the README shows, in a fresh process, offline; here they are only enlarged and
-laid side by side. Seeds were chosen for looks; how often the tricks work is measured by `benchmarks/glyph_tricks.py`.
+Every picture is made by a command that is printed, in a fresh process, offline; here they are only enlarged and laid
+side by side. Seeds were chosen for looks; how often the tricks work is measured by `benchmarks/glyph_tricks.py`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from diffkit.images import from_tensor, to_tensor
 from diffkit.pictures import grid, write_png
 from diffkit.tasks.examples import example_image, example_mask
+from diffkit.tasks.hybrid import SMALL_SPLIT, make_hybrid
+from diffkit.tasks.illusion import seen
 
 HERE = Path(__file__).resolve().parent / "gallery"
 SIDE = 192  # pixels at which a small picture is shown
@@ -98,8 +101,10 @@ def sdedit(out: Path) -> None:
     """The sketch by strength."""
     out.mkdir(parents=True)
     example_image(3, 32).save(out / "sketch.png")
-    tiles, strengths = [], (0.3, 0.6, 0.7, 0.8, 0.9)
-    for k, prompt in enumerate(("a red heart", "a green tree")):
+    tiles = []
+    for k, (prompt, strengths) in enumerate(
+        (("a red heart", (0.2, 0.4, 0.6, 0.8, 0.9)), ("an orange star", (0.7, 0.75, 0.8, 0.85, 0.9)))
+    ):
         tiles.append(("the sketch", shown(out / "sketch.png")))
         told = diffkit("sdedit", "-m", "tiny", "--prompt", prompt, "-o", out / str(k),
                        "--sweep", f"strength={','.join(map(str, strengths))}")  # fmt: skip
@@ -140,11 +145,10 @@ def hybrids(out: Path) -> None:
     """From near, and from afar."""
     tiles = []
     for k, (far, near) in enumerate(HYBRIDS):
-        told = diffkit("hybrid", "--p1", far, "--p2", near, "--split", "low_high:6", "--guidance", 8, "-m", "tiny",
-                       "-o", out / str(k))  # fmt: skip
+        told = diffkit("hybrid", "--p1", far, "--p2", near, "-m", "tiny", "-o", out / str(k))
         close = shown(told["images"][0])
-        small = close.resize((12, 12), Image.Resampling.BOX).resize(close.size, Image.Resampling.BICUBIC)
-        tiles += [(near, close), (f"{far} (from afar)", small)]
+        (low, _) = seen(make_hybrid([far, near], SMALL_SPLIT), to_tensor(close, 3))
+        tiles += [(near, close), (f"{far} (from afar)", from_tensor(low)[0])]
     save("hybrids.png", tiles, 6)
 
 

@@ -49,7 +49,9 @@ def anagram(
     mode_3: illusions.ModeThird = "multiview",
     animate: illusions.Animate = None,
 ) -> Plan:
-    """Draw a picture that shows --p1 as it is and --p2 in the --view (flipped when left out); 30 steps, guidance 10.
+    """Draw a picture that shows --p1 as it is and --p2 in the --view (flipped when left out); 30 steps.
+
+    Guidance is 10 when left out; 4 for classes and for models that diffkit trained on captions.
 
     Any number of views: repeat --prompt and --view in pairs. Models with classes take --c1 and --c2, or --class.
     """

@@ -57,7 +57,9 @@ def hybrid(
     mode_3: illusions.ModeThird = "multiview",
     animate: illusions.Animate = None,
 ) -> Plan:
-    """Draw a picture that shows --p1 from afar and --p2 from near, or by another --split; 30 steps, guidance 10.
+    """Draw a picture that shows --p1 from afar and --p2 from near, or by another --split; 30 steps.
+
+    Guidance is 10 when left out; 4 for classes and for models that diffkit trained on captions, 8 for the small model.
 
     More than two parts: repeat --prompt. With --reference one part is taken from a photo and has no prompt.
     """

@@ -219,7 +219,7 @@ class _Job:
         if source == BUNDLED and told.split is not None and not any(" on " in prompt for prompt in told.prompts):
             LOG.info(
                 "the small model draws hybrids best with prompts that leave a part open: %r from afar, %r from near",
-                "a sign on a red heart", "the letter A on a shape",
+                "a sign on a red heart", "the letter K on a shape",
             )  # fmt: skip
 
     def _suit(self) -> None:
