@@ -163,7 +163,7 @@ def film(out: Path) -> None:
         "an orange star",
     ]
     told = diffkit("sample", "tiny", *(part for word in words for part in ("-p", word)), "--guidance", 4, "--seed", 3,
-                   "--gif", "-o", out)  # fmt: skip
+                   "--columns", 3, "--gif", "-o", out)  # fmt: skip
     keep(told["gif"], "denoising.gif")
 
 
