@@ -94,8 +94,10 @@ def test_hybrids_of_prompts(run_cli, floyd: Path) -> None:
     assert recipe["illusion"]["split"].startswith("low_high:2")
     assert identical(run_cli, done["images"][1])
     assert done["model"]["family"] == "deepfloyd"
-    three = told(run_cli(*common, *words, "-p", "two ducks", "--split", "triple:1,3"))
+    three = told(run_cli(*common, *words, "-p", "two ducks", "--split", "triple:8,24"))
     assert identical(run_cli, three["grid"])
+    empty = run_cli(*common, *words, "-p", "two ducks", "--split", "triple:1,3")
+    assert (empty.code, "part 2 (high) is empty at 8 px" in empty.stdout) == (2, True)
     viewed = told(run_cli(*common, *words, "--view", "identity", "--view", "flip", "--animate", "mp4"))
     assert [Path(path).name for path in viewed["animations"]] == ["hybrid-0-views.mp4"]
     assert Path(viewed["animations"][0]).read_bytes()[4:8] == b"ftyp"
