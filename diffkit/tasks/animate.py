@@ -258,6 +258,11 @@ def _may_be_small(view: Any, progress: float, size: int, small: int) -> bool:
     return size == small or (progress < 1.0 and _wrong_when_small(view, size, small) <= _nearly(small))
 
 
+def scales(view: Any, size: int, factor: int) -> bool:
+    """Whether a view of a picture that is `factor` times larger is, but for a pixel or two, the view enlarged."""
+    return _wrong_when_large(view, size, factor) <= min(_nearly(size), 0.2)  # of few pixels two are much
+
+
 def _nearly(size: int) -> float:
     """Two pixels on average: cut edges, rounded shifts. A permutation of single pixels is far from it."""
     return 4.0 / size

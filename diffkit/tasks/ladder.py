@@ -13,7 +13,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from diffkit.errors import UsageError
-from diffkit.tasks.fitting import Space, check_sizes, space_in
+from diffkit.tasks.fitting import Space, check_sizes, name_of, space_in
 from diffkit.tasks.generate import Settings
 from diffkit.tasks.illusion import Illusion, usual
 from diffkit.tasks.stages import NOISE_LEVEL
@@ -123,9 +123,22 @@ class Ladder:
                 )
             check_sizes(illusion, replace(space, size=(side, side), picture=(side * space.factor,) * 2))
             side *= space.factor
+        self._check_scale(illusion, first, side)
         if wanted not in (None, side):
             drawn = " with ".join([first.name, *self.names()])
             raise UsageError(f"--size {wanted}: {drawn} draws {side} px", "Leave --size out, or name other stages.")
+
+    def _check_scale(self, illusion: Illusion, first: Space, side: int) -> None:
+        """Refuse views that cut large pictures in other places than the small one, whose parts would be torn."""
+        from diffkit.tasks.animate import scales
+
+        small = first.picture[0]
+        for view in illusion.views:
+            if side > small and side % small == 0 and not scales(view, small, side // small):
+                raise UsageError(
+                    f"view {name_of(view)} is another one at {side} px than at {small} px: the stages would not agree",
+                    f"Use one whose pieces divide {small} px, or stage I alone.",
+                )
 
     def names(self) -> list[str]:
         """Return the models that there are."""

@@ -59,7 +59,8 @@ class Illusion:
             object.__setattr__(self, "views", (parse_view("identity"),) * len(self.prompts))
         if len(self.views) != len(self.prompts):
             raise UsageError(
-                f"{len(self.prompts)} prompts for {len(self.views)} views", "Give one prompt per view, in their order."
+                f"{len(self.prompts)} prompts for {len(self.views)} views",
+                "Give as many --view as prompts, in their order.",
             )
         if self.latent not in ("auto", "direct", "decode"):
             raise UsageError(f"--latent {self.latent!r} is not one of auto, direct, decode")

@@ -338,6 +338,7 @@ def test_stage_two(run_cli, floyd: Path, tmp_path: Path) -> None:
         (["--size", "256"], "--size 256"),
         (["--size", "100"], "choose 64"),
         (["--model-2", "no/such"], "no/such"),
+        (["--model-2", tmp_path / "two", "--view", "patch_permute:3"], "is another one at 16 px than at 8 px"),
     ):
         ran = run_cli(*common, *flags)
         assert ran.code in (2, 4)
