@@ -51,7 +51,7 @@ def hybrid(
     model_2: illusions.Second = None,
     model_3: illusions.Third = None,
     size: illusions.Size = None,
-    noise_2: illusions.NoiseSecond = illusions.NOISE_2,
+    noise_2: illusions.NoiseSecond = None,
     noise_3: illusions.NoiseThird = 0,
     steps_3: illusions.StepsThird = None,
     mode_3: illusions.ModeThird = "multiview",

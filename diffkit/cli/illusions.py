@@ -62,10 +62,9 @@ Size = Annotated[
     int | None,
     typer.Option("--size", help="64 (stage I alone), 256 (one stage more) or 1024 (two)."),
 ]
-NOISE_2 = 50  # stages.NOISE_LEVEL, without its imports
 NoiseSecond = Annotated[
-    int,
-    typer.Option("--noise-2", min=0, max=999, help="Stage II: noise on the small picture that it sees, in timesteps."),
+    int | None,
+    typer.Option("--noise-2", min=0, max=999, help="Stage II: noise on the small picture that it sees; 50 timesteps."),
 ]
 NoiseThird = Annotated[
     int,
@@ -90,7 +89,7 @@ class Upper:
     model_2: str | None = None
     model_3: str | None = None
     size: int | None = None
-    noise_2: int = NOISE_2
+    noise_2: int | None = None
     noise_3: int = 0
     steps_3: int | None = None
     mode_3: Literal["multiview", "first"] = "multiview"
@@ -189,6 +188,7 @@ class _Job:
         from diffkit.models.vocabulary import BUNDLED
         from diffkit.tasks.fitting import check_fit, space_in
         from diffkit.tasks.ladder import Ladder, stages_for
+        from diffkit.tasks.stages import NOISE_LEVEL
 
         repo = open_repo(source, revision=given["revision"])
         space = space_in(repo)
@@ -211,7 +211,8 @@ class _Job:
         upper = self.upper
         two, three = stages_for(source, upper.size, upper.model_2, upper.model_3)
         options = {key: given[key] for key in ("device", "dtype", "allow_pickle", "memory", "compile")}
-        self.ladder = Ladder(two, three, options, upper.noise_2, upper.noise_3, upper.steps_3, upper.mode_3)
+        noise_2 = NOISE_LEVEL if upper.noise_2 is None else upper.noise_2
+        self.ladder = Ladder(two, three, options, noise_2, upper.noise_3, upper.steps_3, upper.mode_3)
         self.ladder.check(self.illusion, space, upper.size)
         if self.best_of is not None:
             self._check_search(repo, space.text, given["num"])
@@ -295,12 +296,11 @@ class _Job:
             )  # fmt: skip
         told = {one.seed: {"scorer": self.scorer, **one.describe()} for one in found.best}
         sheet = contact_sheet(found, self.illusion)
-        scores = {"scorer": self.scorer, **found.describe()}
+        # The winners are drawn once more, together, so that `replay` can draw them again bit for bit.
+        saved = round(found.saved_if(redrawn=len(found.seeds)), 4)
+        scores = {"scorer": self.scorer, **found.describe(), "saved": saved}
         if asked.calls:
             scores |= {"judge_calls": asked.calls, "judge_rows": asked.rows}
-        # The winners are drawn once more, together, so that `replay` can draw them again bit for bit.
-        drawn = sum(one.steps for one in found.tried) + found.steps * len(found.seeds)
-        scores["saved"] = round(1 - drawn / (found.steps * len(found.tried)), 4)
         return Picked(found.seeds, scores, sheet, calls + asked.calls, ("best_of", "scorer"), told)
 
     def _search_calls(self, settings: Any, steps: int, keep: int, batch_size: int) -> int:

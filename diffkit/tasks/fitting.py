@@ -127,18 +127,22 @@ def check_sizes(illusion: Illusion, space: Space) -> None:
             )
         getattr(view, "check", lambda size: None)(height)
     if illusion.split is not None:
-        channels = _LATENTS if direct else space.channels
-        getattr(illusion.split, "check", lambda channels, size: None)(channels, height)
+        getattr(illusion.split, "check", lambda channels, size: None)(*_split_at(illusion, space))
 
 
 def about(illusion: Illusion, space: Space) -> list[str]:
     """Return what has to be said before an illusion is drawn: what is approximate, and parts that are nearly empty."""
     said = about_latents(illusion, space)
     if illusion.split is not None:
-        direct = latent_way(illusion, space) == "direct"
-        size = (space.size if direct else space.picture)[0]
-        said += getattr(illusion.split, "about", lambda *_: [])(_LATENTS if direct else space.channels, size)
+        said += getattr(illusion.split, "about", lambda channels, size: [])(*_split_at(illusion, space))
     return said
+
+
+def _split_at(illusion: Illusion, space: Space) -> tuple[int, int]:
+    """Channels and height of what is split."""
+    if latent_way(illusion, space) == "direct":
+        return _LATENTS, space.size[0]
+    return space.channels, space.picture[0]
 
 
 def latent_way(illusion: Illusion, space: Space) -> str:

@@ -91,7 +91,12 @@ class Found:
     @property
     def saved(self) -> float:
         """The share of picture steps that early rejection left out."""
-        return 1.0 - sum(one.steps for one in self.tried) / (self.steps * len(self.tried))
+        return self.saved_if()
+
+    def saved_if(self, redrawn: int = 0) -> float:
+        """The same, where so many pictures are drawn once more; below 0 where that costs more than it saves."""
+        drawn = sum(one.steps for one in self.tried) + self.steps * redrawn
+        return 1.0 - drawn / (self.steps * len(self.tried))
 
     def describe(self) -> dict[str, Any]:
         """What `--json` and the metadata say of the search."""

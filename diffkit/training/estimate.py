@@ -42,14 +42,14 @@ def _like_source(recipe: Recipe) -> Recipe:
         return recipe
     from diffkit.models.hub import open_repo
     from diffkit.models.presets import source_overrides
-    from diffkit.training.finetune import open_source
+    from diffkit.training.finetune import source_config
 
     try:
-        open_repo(recipe.model.pretrained, revision=recipe.model.revision)
+        repo = open_repo(recipe.model.pretrained, revision=recipe.model.revision)
     except ModelError as error:
         LOG.warning("the source cannot be looked at (%s); its size is taken from the recipe", error.message)
         return recipe
-    _, _, config = open_source(recipe)
+    _, config = source_config(repo)
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"overrides": source_overrides(config)})})
 
 

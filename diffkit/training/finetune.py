@@ -41,7 +41,8 @@ def load_pretrained(recipe: Recipe, shape: tuple[int, int, int], num_classes: in
     from diffusers.models.unets.unet_2d import UNet2DModel
 
     spec = recipe.model
-    repo, part, _ = open_source(recipe)
+    repo = open_repo(str(spec.pretrained), revision=spec.revision)
+    part, _ = source_config(repo)
     meta = repo.json("diffkit.json") or {}
     scheduler, prediction = _scheduler(repo, meta, recipe)
     unet = load_component(repo, UNet2DModel, part, variant=spec.variant, dtype=torch.float32)
@@ -56,13 +57,12 @@ def load_pretrained(recipe: Recipe, shape: tuple[int, int, int], num_classes: in
     return network, scheduler, prediction
 
 
-def open_source(recipe: Recipe) -> tuple[Repo, str, dict[str, Any]]:
-    """Open the recipe's source; return it, the folder of its network and that network's configuration.
+def source_config(repo: Repo) -> tuple[str, dict[str, Any]]:
+    """Return the folder of a source's network, and that network's configuration.
 
     Raises:
-        ModelError: It cannot be reached, or is no UNet2DModel.
+        ModelError: It is no UNet2DModel.
     """
-    repo = open_repo(str(recipe.model.pretrained), revision=recipe.model.revision)
     part = repo.part("unet")
     config = repo.json(f"{part}/config.json" if part else "config.json") or {}
     kind = config.get("_class_name", "UNet2DModel")
@@ -71,7 +71,7 @@ def open_source(recipe: Recipe) -> tuple[Repo, str, dict[str, Any]]:
             f"{repo.id} is a {kind}; finetune takes UNet2DModel networks",
             "Give a DDPM or DDIM pipeline; models of captions are trained from nothing, `diffkit train glyphs-if`.",
         )
-    return repo, part, config
+    return part, config
 
 
 def _scheduler(repo: Repo, meta: dict[str, Any], recipe: Recipe) -> tuple[Any, str]:
