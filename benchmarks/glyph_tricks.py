@@ -38,12 +38,12 @@ from glyph_judge import Panel, Reader, load_judge, same_glyph
 from torch import Tensor
 
 from diffkit.data.wording import DIGITS, Subject, caption
+from diffkit.engine.settings import interval
 from diffkit.models import load
 from diffkit.tasks.anagram import make_anagram
 from diffkit.tasks.hybrid import make_hybrid
 from diffkit.tasks.illusion import Illusion, draw, seen
 from diffkit.tasks.search import CUTS, rate, search
-from diffkit.tasks.settings import interval
 
 CHOOSERS = (1, 2, 3)  # seeds of the judges that choose
 TRICKS = ("anagrams", "pairs", "hybrids", "sdedit", "inpaint")

@@ -24,10 +24,10 @@ from diffkit.tasks.generate import Settings, generate
 
 def random_model(device: str) -> DDPM:
     """The recipe `digits` with untrained weights."""
+    from diffkit.engine.schedules import make_noise_scheduler
     from diffkit.models.meta import RunMeta
     from diffkit.models.network import build_network
     from diffkit.recipes import load_recipe
-    from diffkit.schedules import make_noise_scheduler
 
     recipe = load_recipe("digits")
     size = recipe.dataset.resolution

@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffkit.engine.levels import network_level, out_of
+from diffkit.engine.schedules import make_noise_scheduler
 from diffkit.errors import UsageError
-from diffkit.levels import network_level, out_of
 from diffkit.models import load
 from diffkit.models.ddpm import PixelCodec
 from diffkit.models.hub import open_repo
-from diffkit.schedules import make_noise_scheduler
 from diffkit.schema import NoiseSpec
 from diffkit.scores import DiffusionScorer, check_judge, parse_scorer
 from diffkit.scores.diffusion import ANGLES, SCALE, alternatives, denoising_errors

@@ -65,8 +65,8 @@ class TestShipped:
     @pytest.mark.parametrize("name", sorted(WANTED))
     def test_each_names_a_preset_an_objective_and_a_dataset_that_exist(self, name: str) -> None:
         from diffkit.data.datasets import DATASETS
+        from diffkit.engine.schedules import SCHEDULES
         from diffkit.models.presets import unet_arguments
-        from diffkit.schedules import SCHEDULES
         from diffkit.training.objectives import OBJECTIVES
 
         recipe = load_recipe(name, environ={})

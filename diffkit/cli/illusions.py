@@ -304,7 +304,7 @@ class _Job:
         return Picked(found.seeds, scores, sheet, calls + asked.calls, ("best_of", "scorer"), told)
 
     def _search_calls(self, settings: Any, steps: int, keep: int, batch_size: int) -> int:
-        from diffkit.schedulers import MEMORYLESS, canonical
+        from diffkit.engine.samplers import MEMORYLESS, canonical
         from diffkit.tasks.search import CUTS, network_calls, rounds
 
         assert self.best_of is not None

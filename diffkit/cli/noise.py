@@ -38,12 +38,12 @@ def noise(
     out: options.Out = None,
 ) -> Output:
     """Show what noise makes of an image, timestep by timestep."""
+    from diffkit.engine.settings import seeds_from
     from diffkit.images import cut_square, open_image, to_tensor
     from diffkit.pictures import versions, write_png
     from diffkit.tasks import degrade
     from diffkit.tasks.album import Album
     from diffkit.tasks.examples import example_image
-    from diffkit.tasks.settings import seeds_from
 
     began = time.perf_counter()
     scheduler, name = _scheduler(model, revision, schedule)
@@ -78,7 +78,7 @@ def noise(
 
 def _scheduler(model: str | None, revision: str | None, schedule: str) -> tuple[Any, str]:
     if model is None:
-        from diffkit.schedules import make_noise_scheduler
+        from diffkit.engine.schedules import make_noise_scheduler
         from diffkit.schema import NoiseSpec
 
         return make_noise_scheduler(NoiseSpec(schedule=schedule)), schedule

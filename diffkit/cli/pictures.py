@@ -109,9 +109,9 @@ def picture_command(
 def _run(
     name: str, hub: str, body: Callable[..., Plan], own: list[str], given: dict[str, Any], signature: inspect.Signature
 ) -> Output:
+    from diffkit.engine.settings import check_settings, seeds_from
     from diffkit.models.vocabulary import BUNDLED
     from diffkit.tasks.examples import EXAMPLE_PROMPT
-    from diffkit.tasks.settings import check_settings, seeds_from
 
     began = time.perf_counter()
     table = sweep.parse(given["sweep"], signature)
@@ -196,7 +196,7 @@ def guiding(given: dict[str, Any]) -> list[str]:
 
 def warn_unheard(settings: list[Any]) -> None:
     """Say which options guidance 1 makes silent, each once."""
-    from diffkit.tasks.settings import unheard
+    from diffkit.engine.settings import unheard
 
     for line in dict.fromkeys(filter(None, map(unheard, settings))):
         LOG.warning("%s", line)
@@ -204,7 +204,7 @@ def warn_unheard(settings: list[Any]) -> None:
 
 def warn_unguided(model: Any, settings: Any, visited: list[float]) -> None:
     """Say that no step stands where guidance was asked for."""
-    from diffkit.tasks.settings import guides
+    from diffkit.engine.settings import guides
 
     levels = model.scheduler.config.num_train_timesteps
     if not any(guides(settings, t, levels) for t in visited):
@@ -216,7 +216,7 @@ def warn_unguided(model: Any, settings: Any, visited: list[float]) -> None:
 
 
 def _settings(name: str, values: dict[str, Any]) -> Any:
-    from diffkit.tasks.settings import Settings, interval
+    from diffkit.engine.settings import Settings, interval
 
     grid = values["timesteps"] if name == "sample" else None  # `denoise` has other timesteps
     return Settings(

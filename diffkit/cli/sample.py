@@ -83,7 +83,7 @@ def sample(
     source = model
     if source is None:  # first: what cannot be drawn is said before torch is imported
         source, prompt = _default(classes, prompt, negative_prompt, sweep)
-    from diffkit.tasks.settings import Settings, check_settings, interval, seeds_from
+    from diffkit.engine.settings import Settings, check_settings, interval, seeds_from
 
     settings = Settings(
         scheduler, steps, spacing, eta, _numbers(timesteps), stop_noise_after, guidance, negative_prompt, max_batch,

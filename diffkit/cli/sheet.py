@@ -48,10 +48,10 @@ class Sheet:
         """Draw combinations that fit into common batches, and write their pictures."""
         from diffkit.cli.pictures import Batch, warn_unguided
         from diffkit.cli.progress import Bar
+        from diffkit.engine.settings import merged
         from diffkit.pictures import write_png
         from diffkit.tasks.album import Film
         from diffkit.tasks.generate import batches
-        from diffkit.tasks.settings import merged
 
         self.found = None if plan.pick is None else self._pick(tiles[0], plan, seeds, batch_size)
         seeds = seeds if self.found is None else self.found.seeds

@@ -87,7 +87,7 @@ def load(
     family = import_module(f"diffkit.models.{name}")
     model = family.from_repo(repo, device=place, variant=variant, allow_pickle=allow_pickle, **options)
     if scheduler is not None:
-        from diffkit.schedulers import make_sampler
+        from diffkit.engine.samplers import make_sampler
 
         model.scheduler = make_sampler(scheduler, model.scheduler)
     return model

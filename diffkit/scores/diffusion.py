@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diffkit.engine.levels import network_level, x0_of
+from diffkit.engine.samplers import is_flow
 from diffkit.errors import UsageError, did_you_mean
-from diffkit.levels import network_level, x0_of
-from diffkit.schedulers import is_flow
 from diffkit.scores.base import CHUNK, SCORERS, in_channels
 from diffkit.types import Cond
 

@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from diffkit.engine.levels import level, x0_of
+from diffkit.engine.samplers import is_flow, make_sampler
+from diffkit.engine.sampling import denoise, fresh_noise, generators, set_grid
 from diffkit.errors import UsageError
 from diffkit.images import from_tensor
-from diffkit.levels import level, x0_of
 from diffkit.pictures import grid
-from diffkit.sampling import denoise, fresh_noise, generators, set_grid
-from diffkit.schedulers import is_flow, make_sampler
 from diffkit.tasks.edit import Edit, OnStep, label_list, psnr
 from diffkit.tasks.generate import Settings, conditioned
 

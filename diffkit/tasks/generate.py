@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffkit.engine.guidance import cfg, chunked
+from diffkit.engine.samplers import SAMPLERS, canonical, default_sampler, make_sampler
+from diffkit.engine.sampling import denoise, generators, pure_noise, set_grid
+from diffkit.engine.settings import Settings as Settings
 from diffkit.errors import NumericalError, UsageError
-from diffkit.guidance import cfg, chunked
-from diffkit.sampling import denoise, generators, pure_noise, set_grid
-from diffkit.schedulers import SAMPLERS, canonical, default_sampler, make_sampler
-from diffkit.tasks.settings import Settings as Settings
 from diffkit.types import Cond, Denoiser, Step
 
 LOG = logging.getLogger("diffkit.tasks")

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffkit.constraints import component_of, keep_component, with_component
+from diffkit.engine.constraints import component_of, keep_component, with_component
+from diffkit.engine.guidance import chunked, mix, multiview
+from diffkit.engine.samplers import default_sampler
+from diffkit.engine.sampling import Constraint, denoise, generators, pure_noise
 from diffkit.errors import NumericalError, UsageError
-from diffkit.guidance import chunked, mix, multiview
-from diffkit.sampling import Constraint, denoise, generators, pure_noise
-from diffkit.schedulers import default_sampler
 from diffkit.tasks.edit import OnStep, walked
 from diffkit.tasks.fitting import check_fit, latent_way, name_of, reference_for, space_of, view_in
 from diffkit.tasks.generate import Settings, guidance_of, guided, numbers, prepare, scales, takes_prompts

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from diffkit.constraints import composite, keep_known
-from diffkit.sampling import denoise, generators, pure_noise, repaint_path
-from diffkit.schedulers import is_memoryless
+from diffkit.engine.constraints import composite, keep_known
+from diffkit.engine.samplers import is_memoryless
+from diffkit.engine.sampling import denoise, generators, pure_noise, repaint_path
 from diffkit.tasks.edit import Edit, OnStep, label_list, pictures_of, walked
 from diffkit.tasks.generate import Settings, conditioned, finished, numbers, prepare, takes_prompts
 from diffkit.tasks.sdedit import in_space

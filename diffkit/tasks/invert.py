@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffkit.engine.levels import level, x0_of
+from diffkit.engine.samplers import SAMPLERS, is_flow, make_sampler
+from diffkit.engine.sampling import denoise, set_grid
 from diffkit.errors import UsageError
-from diffkit.levels import level, x0_of
-from diffkit.sampling import denoise, set_grid
-from diffkit.schedulers import SAMPLERS, is_flow, make_sampler
 from diffkit.tasks.edit import Edit, OnStep, pictures_of, psnr
 from diffkit.tasks.generate import Settings, conditioned, finished, numbers
 from diffkit.types import Cond, Denoiser, Step

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffkit.levels import out_of, x0_of
+from diffkit.engine.levels import out_of, x0_of
 from diffkit.types import Cond, Denoiser, Prediction, View
 
 # (the views' pictures, turned back; the number of the step, or None in the end) -> one picture

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from diffkit.engine.guidance import mix, multiview
 from diffkit.errors import UsageError
-from diffkit.guidance import mix, multiview
 from diffkit.tasks.fitting import name_of
 from diffkit.types import Cond, Filter, View
 

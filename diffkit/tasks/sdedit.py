@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffkit.constraints import composite, keep_known, shrink_mask
-from diffkit.sampling import denoise, generators, sdedit_start
-from diffkit.schedulers import canonical, default_sampler, is_flow, zero_terminal_snr
+from diffkit.engine.constraints import composite, keep_known, shrink_mask
+from diffkit.engine.samplers import canonical, default_sampler, is_flow, zero_terminal_snr
+from diffkit.engine.sampling import denoise, generators, sdedit_start
 from diffkit.tasks.edit import Edit, OnStep, label_list, pictures_of, walked
 from diffkit.tasks.generate import Settings, conditioned, finished, numbers, prepare
 

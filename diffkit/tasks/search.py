@@ -14,10 +14,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from diffkit.engine.levels import x0_of
+from diffkit.engine.samplers import is_memoryless
+from diffkit.engine.sampling import denoise, generators, pure_noise
 from diffkit.errors import UsageError
-from diffkit.levels import x0_of
-from diffkit.sampling import denoise, generators, pure_noise
-from diffkit.schedulers import is_memoryless
 from diffkit.scores import Scorer, alignment, concealment, score_matrix
 from diffkit.tasks.generate import Settings, batches, prepare
 from diffkit.tasks.illusion import Illusion, decoded, held, illusion_net, seen, usual, working

@@ -15,8 +15,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from diffkit.engine.sampling import generators
 from diffkit.errors import UsageError
-from diffkit.sampling import generators
 from diffkit.tasks.edit import OnStep
 from diffkit.tasks.fitting import about_latents, check_sizes, space_of
 from diffkit.tasks.generate import Settings

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
+from diffkit.engine.schedules import make_noise_scheduler
 from diffkit.errors import UsageError
 from diffkit.models.attention import set_attention
 from diffkit.models.ddpm import DDPMNetwork, PixelCodec, build_network
 from diffkit.models.meta import RunMeta
 from diffkit.models.text_network import TextNetwork, build_text_network
-from diffkit.schedules import make_noise_scheduler
 from diffkit.schema import Recipe
 from diffkit.training import fast, rng
 from diffkit.training.ema import EMA

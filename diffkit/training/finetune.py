@@ -80,7 +80,7 @@ def _scheduler(repo: Repo, meta: dict[str, Any], recipe: Recipe) -> tuple[Any, s
 
     config = repo.json("scheduler/scheduler_config.json") or repo.json("scheduler_config.json")
     if config is None:  # a bare UNet: the recipe says how it was trained
-        from diffkit.schedules import make_noise_scheduler
+        from diffkit.engine.schedules import make_noise_scheduler
 
         LOG.info("%s has no scheduler: taking the recipe's (%s)", repo.id, recipe.noise.schedule)
         return make_noise_scheduler(recipe.noise), recipe.noise.prediction

@@ -42,10 +42,10 @@ def previews(
 
 
 def _drawn(model: DDPM, recipe: Recipe, loader: Any) -> Any:
-    from diffkit.guidance import cfg
+    from diffkit.engine.guidance import cfg
+    from diffkit.engine.samplers import default_sampler, is_flow, make_sampler
+    from diffkit.engine.sampling import denoise, generators, pure_noise, set_grid
     from diffkit.pictures import grid
-    from diffkit.sampling import denoise, generators, pure_noise, set_grid
-    from diffkit.schedulers import default_sampler, is_flow, make_sampler
 
     spec = recipe.training
     count = spec.preview_images

@@ -8,6 +8,8 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
+from diffkit.engine.samplers import GridDDIM
+from diffkit.engine.schedules import make_noise_scheduler
 from diffkit.errors import ModelError, UsageError
 from diffkit.models import load
 from diffkit.models.attention import BlockedAttnProcessor, set_attention
@@ -23,8 +25,6 @@ from diffkit.models.ddpm import (
 )
 from diffkit.models.hub import open_repo
 from diffkit.models.presets import PRESETS, padded_size, unet_arguments
-from diffkit.schedulers import GridDDIM
-from diffkit.schedules import make_noise_scheduler
 from diffkit.schema import ModelSpec, NoiseSpec
 from diffkit.types import Cond
 from tests.models.conftest import make_flat

@@ -9,10 +9,10 @@ import torch
 from diffusers import IFPipeline, IFSuperResolutionPipeline
 from torch import Tensor
 
+from diffkit.engine.guidance import cfg
+from diffkit.engine.sampling import denoise, generators, pure_noise, set_grid
 from diffkit.errors import ModelError, UsageError
-from diffkit.guidance import cfg
 from diffkit.models import load
-from diffkit.sampling import denoise, generators, pure_noise, set_grid
 from tests.models.conftest import IF_UNET, TINY_VISION, make_if, text_unet, write_checker, write_index
 
 PROMPT, NEGATIVE = "A Photo of a CAT", "Blurry"

@@ -19,11 +19,11 @@ from diffusers import (
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor
 
+from diffkit.engine.guidance import cfg
+from diffkit.engine.sampling import denoise, generators, pure_noise, set_grid
 from diffkit.errors import ModelError, UsageError
-from diffkit.guidance import cfg
 from diffkit.models import load
 from diffkit.models.stable_diffusion import StableDiffusion
-from diffkit.sampling import denoise, generators, pure_noise, set_grid
 from diffkit.types import Cond
 from tests.models.conftest import TINY_VISION, drop_tensor, make_sd, sd_parts, text_unet, write_checker, write_index
 

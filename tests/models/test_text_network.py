@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from diffkit.engine.schedules import make_noise_scheduler
 from diffkit.errors import DataError, UsageError
 from diffkit.models.hub import open_repo
 from diffkit.models.meta import RunMeta
@@ -14,7 +15,6 @@ from diffkit.models.presets import TEXT_PRESETS
 from diffkit.models.text import EmbeddingCache, PromptEncoder
 from diffkit.models.text_encoder import EOS, PAD, UNK, pieces, tokenize, vocabulary, word_tokenizer
 from diffkit.models.text_network import build_text_network, save_text_pipeline
-from diffkit.schedules import make_noise_scheduler
 from diffkit.schema import ModelSpec, NoiseSpec
 
 CAPTIONS = ["a Red heart", "the letter A", "a heart, on a red disc", "a three", ""]

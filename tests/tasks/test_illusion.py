@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from tests.test_levels import base_of
 from torch import Tensor
 
+from diffkit.engine.levels import network_level, out_of, x0_of
 from diffkit.errors import UsageError
 from diffkit.filters import parse_filter
-from diffkit.levels import network_level, out_of, x0_of
 from diffkit.models.ddpm import PixelCodec
 from diffkit.models.hub import open_repo
 from diffkit.tasks.anagram import make_anagram
@@ -24,7 +25,6 @@ from diffkit.tasks.latents import Instances
 from diffkit.types import Cond, Prediction
 from diffkit.views import VIEWS, parse_view
 from tests.tasks.conftest import FAMILIES, Counting, label_of
-from tests.test_levels import base_of
 
 DRAWING = [family for family in FAMILIES if family != "sd9"]
 IDENTITY = parse_view("identity")

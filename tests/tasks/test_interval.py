@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from diffkit.engine.settings import check_settings, interval
 from diffkit.errors import UsageError
 from diffkit.models import load
 from diffkit.tasks.edit import fit, fit_mask, picture_shape
@@ -20,7 +21,6 @@ from diffkit.tasks.inpaint import inpaint
 from diffkit.tasks.invert import invert
 from diffkit.tasks.sdedit import sdedit
 from diffkit.tasks.search import search
-from diffkit.tasks.settings import check_settings, interval
 from diffkit.tasks.upscale import upscale
 from diffkit.views import parse_view
 from tests.cli.test_sample import make_run

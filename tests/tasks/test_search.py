@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffkit.engine.levels import network_level, out_of
+from diffkit.engine.schedules import make_noise_scheduler
 from diffkit.errors import NumericalError, UsageError
 from diffkit.filters import parse_filter
-from diffkit.levels import network_level, out_of
 from diffkit.models.ddpm import PixelCodec, RunMeta
-from diffkit.schedules import make_noise_scheduler
 from diffkit.schema import NoiseSpec
 from diffkit.tasks.contact import FRAME, KEPT, SIDE, _words, contact_sheet
 from diffkit.tasks.generate import Settings

@@ -12,11 +12,11 @@ from diffusers import DDPMScheduler
 from PIL import Image
 from torch import Tensor
 
+from diffkit.engine.levels import network_level, out_of
+from diffkit.engine.sampling import denoise, fresh_noise, generators
 from diffkit.errors import UsageError
 from diffkit.images import to_tensor
-from diffkit.levels import network_level, out_of
 from diffkit.models.ddpm import PixelCodec, RunMeta
-from diffkit.sampling import denoise, fresh_noise, generators
 from diffkit.tasks.degrade import add_noise, best_blur, compare, gaussian_blur, stops_of
 from diffkit.tasks.edit import check_mask, fit, fit_mask, picture_shape, psnr
 from diffkit.tasks.examples import example_image, example_mask
@@ -301,7 +301,7 @@ def test_the_iterative_grid_takes_any_stride() -> None:
 
 def test_strided_ddpm_is_the_formula_between_grid_points() -> None:
     """MATHS: x' = sqrt(abar') beta/(1-abar) x0 + sqrt(alpha)(1-abar')/(1-abar) x, with alpha = abar/abar'."""
-    from diffkit.schedulers import make_sampler
+    from diffkit.engine.samplers import make_sampler
 
     base = DDPMScheduler(clip_sample=False)
     scheduler = make_sampler("ddpm", base)

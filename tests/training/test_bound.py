@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from diffkit.schedules import make_noise_scheduler
+from diffkit.engine.schedules import make_noise_scheduler
 from diffkit.schema import NoiseSpec
 from diffkit.training import rng
 from diffkit.training.bound import Bound, discrete_log_likelihood, gaussian_kl

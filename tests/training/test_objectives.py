@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffkit.schedules import make_noise_scheduler
+from diffkit.engine.schedules import make_noise_scheduler
 from diffkit.schema import NoiseSpec
 from diffkit.training import rng
 from diffkit.training.objectives import OBJECTIVES, drop_labels, make_objective

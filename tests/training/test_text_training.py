@@ -11,11 +11,11 @@ from diffusers import DDPMPipeline, IFPipeline
 from tiny_run import assert_same_run, final_tensors
 from tiny_text import CAPTIONS, captioned_folder, text_recipe
 
+from diffkit.engine.guidance import cfg
+from diffkit.engine.sampling import denoise, generators, pure_noise, set_grid
 from diffkit.errors import DataError, UsageError
-from diffkit.guidance import cfg
 from diffkit.models import load
 from diffkit.recipes import load_recipe
-from diffkit.sampling import denoise, generators, pure_noise, set_grid
 from diffkit.training import fit
 from diffkit.training.estimate import estimate_recipe
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import DDPMScheduler, RePaintPipeline, RePaintScheduler, UNet2DModel
+from tests.test_levels import base_of, truth
 from torch import Tensor
 
-from diffkit.constraints import composite, keep_known, shrink_mask
+from diffkit.engine.constraints import composite, keep_known, shrink_mask
+from diffkit.engine.levels import network_level
+from diffkit.engine.samplers import MEMORYLESS, SAMPLERS, make_sampler
+from diffkit.engine.sampling import denoise, fresh_noise, generators, pure_noise, repaint_path, set_grid
 from diffkit.errors import UsageError
-from diffkit.levels import network_level
-from diffkit.sampling import denoise, fresh_noise, generators, pure_noise, repaint_path, set_grid
-from diffkit.schedulers import MEMORYLESS, SAMPLERS, make_sampler
 from diffkit.types import Cond, Prediction
-from tests.test_levels import base_of, truth
 
 HALF = torch.zeros(1, 1, 8, 8)
 HALF[..., 4:] = 1.0

@@ -14,10 +14,10 @@ from diffusers import (
 )
 from torch import Tensor
 
+from diffkit.engine.samplers import SAMPLERS, GridDDIM, GridDDPM, make_sampler
+from diffkit.engine.sampling import denoise, generators, pure_noise, set_grid
 from diffkit.errors import NumericalError, UsageError
 from diffkit.models.ddpm import DDPM, DDPMNetwork, RunMeta
-from diffkit.sampling import denoise, generators, pure_noise, set_grid
-from diffkit.schedulers import SAMPLERS, GridDDIM, GridDDPM, make_sampler
 from diffkit.tasks.generate import Settings, generate
 from diffkit.types import Cond, Prediction
 

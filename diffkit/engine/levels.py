@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffkit.engine.samplers import is_flow
 from diffkit.errors import UsageError
-from diffkit.schedulers import is_flow
 
 Number = float | Tensor
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from diffkit.engine.guidance import check_interval, within
+from diffkit.engine.samplers import canonical, check_spacing
 from diffkit.errors import UsageError
-from diffkit.guidance import check_interval, within
-from diffkit.schedulers import canonical, check_spacing
 
 
 @dataclass(frozen=True)

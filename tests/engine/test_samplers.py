@@ -4,8 +4,8 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
+from diffkit.engine.samplers import SAMPLERS, GridDDIM, GridDDPM, canonical, make_sampler
 from diffkit.errors import UsageError
-from diffkit.schedulers import SAMPLERS, GridDDIM, GridDDPM, canonical, make_sampler
 
 DIFFUSION = [name for name, row in SAMPLERS.items() if not row.flow]
 

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diffkit.engine.levels import level_after, out_of
+from diffkit.engine.sampling import Constraint, fresh_noise
 from diffkit.errors import UsageError
-from diffkit.levels import level_after, out_of
-from diffkit.sampling import Constraint, fresh_noise
 from diffkit.types import Filter
 
 

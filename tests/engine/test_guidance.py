@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.test_levels import base_of
 from torch import Tensor
 
+from diffkit.engine.guidance import cfg, chunked, gradient, mix, multiview
+from diffkit.engine.levels import network_level, out_of, x0_of
+from diffkit.engine.samplers import make_sampler
+from diffkit.engine.sampling import denoise
 from diffkit.errors import UsageError
-from diffkit.guidance import cfg, chunked, gradient, mix, multiview
-from diffkit.levels import network_level, out_of, x0_of
-from diffkit.sampling import denoise
-from diffkit.schedulers import make_sampler
 from diffkit.types import Cond, Prediction
-from tests.test_levels import base_of
 
 UNCOND = Cond({"c": torch.tensor([[1.0]])})
 COND = Cond({"c": torch.tensor([[10.0], [20.0]])})

@@ -19,7 +19,7 @@ from diffkit.errors import UsageError, did_you_mean
 from diffkit.registry import Registry
 from diffkit.schema import NoiseSpec
 
-LOG = logging.getLogger("diffkit.schedules")
+LOG = logging.getLogger("diffkit.engine.schedules")
 
 PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow", "one_step", "linear_mix")
 

@@ -17,9 +17,9 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
+from diffkit.engine.levels import level, level_after, unstep
+from diffkit.engine.samplers import MEMORYLESS, is_flow, is_memoryless
 from diffkit.errors import UsageError
-from diffkit.levels import level, level_after, unstep
-from diffkit.schedulers import MEMORYLESS, is_flow, is_memoryless
 from diffkit.types import Cond, Denoiser, Prediction, Step
 
 # (x after the step, index of the step, its t, the next t or None after the last) -> x

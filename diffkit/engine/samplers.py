@@ -20,7 +20,7 @@ from torch import Tensor
 
 from diffkit.errors import UsageError, did_you_mean
 
-LOG = logging.getLogger("diffkit.schedulers")
+LOG = logging.getLogger("diffkit.engine.samplers")
 
 SPACINGS = ("leading", "trailing", "linspace")
 

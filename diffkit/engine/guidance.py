@@ -11,8 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from diffkit.engine.levels import network_level, out_of, x0_of
 from diffkit.errors import UsageError
-from diffkit.levels import network_level, out_of, x0_of
 from diffkit.types import Cond, Denoiser, Filter, Prediction, View
 
 __all__ = ["cfg", "check_interval", "chunked", "gradient", "mix", "multiview", "within"]

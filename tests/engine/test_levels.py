@@ -5,10 +5,10 @@ import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
+from diffkit.engine.levels import level, level_after, network_level, out_of, unstep, x0_of
+from diffkit.engine.samplers import SAMPLERS, make_sampler
+from diffkit.engine.sampling import denoise, fresh_noise, generators, pure_noise, sdedit_start, set_grid
 from diffkit.errors import UsageError
-from diffkit.levels import level, level_after, network_level, out_of, unstep, x0_of
-from diffkit.sampling import denoise, fresh_noise, generators, pure_noise, sdedit_start, set_grid
-from diffkit.schedulers import SAMPLERS, make_sampler
 from diffkit.types import Cond, Prediction
 
 DIFFUSION = [name for name, row in SAMPLERS.items() if not row.flow]

@@ -7,9 +7,9 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
+from diffkit.engine.samplers import make_sampler
+from diffkit.engine.schedules import PREDICTIONS, SCHEDULES, make_noise_scheduler
 from diffkit.errors import UsageError
-from diffkit.schedulers import make_sampler
-from diffkit.schedules import PREDICTIONS, SCHEDULES, make_noise_scheduler
 from diffkit.schema import NoiseSpec
 
 
