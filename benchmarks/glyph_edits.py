@@ -12,8 +12,8 @@ from glyph_judge import HEADS, NONE, Panel, Reader, same_glyph, split
 from torch import Tensor
 
 from diffkit.data.wording import DIGITS, GLYPHS, SHAPES, Subject, caption
-from diffkit.images import from_tensor, to_tensor
-from diffkit.pictures import grid, write_png
+from diffkit.pictures.files import grid, write_png
+from diffkit.pictures.images import from_tensor, to_tensor
 from diffkit.tasks.generate import Settings, generate
 from diffkit.tasks.inpaint import inpaint
 from diffkit.tasks.sdedit import sdedit

@@ -23,9 +23,9 @@ from glyph_judge import HEADS, NONE, Reader, Verdict, load_judge
 from torch import Tensor
 
 from diffkit.data.wording import DIGITS, GLYPHS, INKS, LETTERS, SHAPES, Subject, caption
-from diffkit.images import from_tensor
 from diffkit.models import load
-from diffkit.pictures import grid, write_png
+from diffkit.pictures.files import grid, write_png
+from diffkit.pictures.images import from_tensor
 from diffkit.tasks.generate import Settings, generate
 
 KINDS = ("digits", "letters", "shapes", "colours", "compositions")

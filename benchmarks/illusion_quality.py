@@ -29,9 +29,9 @@ from judge import KINDS, held_out, judge_file
 from torch import Tensor
 
 from diffkit.filters import FILTERS, parse_filter
-from diffkit.images import from_tensor
 from diffkit.models import load
-from diffkit.pictures import grid, write_png
+from diffkit.pictures.files import grid, write_png
+from diffkit.pictures.images import from_tensor
 from diffkit.scores import ClassifierScorer, Scorer, parse_scorer
 from diffkit.tasks.album import enlarged
 from diffkit.tasks.generate import Settings, generate

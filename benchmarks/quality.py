@@ -20,9 +20,9 @@ from common import OUTPUTS, describe, finish, machine, parser, table
 from judge import KINDS, load_judge, read
 from torch import Tensor
 
-from diffkit.images import from_tensor
 from diffkit.models import load
-from diffkit.pictures import grid, write_png
+from diffkit.pictures.files import grid, write_png
+from diffkit.pictures.images import from_tensor
 from diffkit.tasks.generate import Settings, generate
 
 PER_ROW = 10

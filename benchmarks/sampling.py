@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from common import describe, finish, machine, parser, table
 
-from diffkit.images import from_tensor
 from diffkit.models.ddpm import DDPM
+from diffkit.pictures.images import from_tensor
 from diffkit.tasks.generate import Settings, generate
 
 

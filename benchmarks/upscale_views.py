@@ -34,7 +34,7 @@ from glyph_upscaler import LARGE, SMALL, load_upscaler, pictures, shrunk, to_flo
 from torch import Tensor
 
 from diffkit.models import load
-from diffkit.pictures import grid, write_png
+from diffkit.pictures.files import grid, write_png
 from diffkit.tasks.generate import Settings
 from diffkit.tasks.illusion import Illusion, draw, seen
 from diffkit.tasks.stages import enlarge

@@ -15,9 +15,9 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from diffkit.images import from_tensor, to_tensor
-from diffkit.pictures import grid, write_png
-from diffkit.tasks.examples import example_image, example_mask
+from diffkit.pictures.examples import example_image, example_mask
+from diffkit.pictures.files import grid, write_png
+from diffkit.pictures.images import from_tensor, to_tensor
 from diffkit.tasks.hybrid import SMALL_SPLIT, make_hybrid
 from diffkit.tasks.illusion import seen
 

@@ -251,7 +251,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_clip_is_the_librarys_own_similarity(clip: Path) -> None:
     from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-    from diffkit.images import from_tensor, to_tensor
+    from diffkit.pictures.images import from_tensor, to_tensor
 
     scorer = parse_scorer(f"clip:{clip}")
     assert isinstance(scorer, ClipScorer)

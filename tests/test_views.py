@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diffkit.errors import DataError, UsageError
 from diffkit.filters import blur
-from diffkit.images import from_tensor, to_tensor
+from diffkit.pictures.images import from_tensor, to_tensor
 from diffkit.tasks.gallery import example
 from diffkit.views import VIEWS, Look, Moving, check_view, jigsaw, parse_view
 

@@ -205,7 +205,7 @@ class _Job:
             raise UsageError(f"{source} takes {wants}, and {has} were given", f"Give {flags}, or another --model.")
         check_fit(self.illusion, space)
         if self.animate == "mp4":
-            from diffkit.tasks.mp4 import need_mp4
+            from diffkit.pictures.mp4 import need_mp4
 
             need_mp4()
         upper = self.upper

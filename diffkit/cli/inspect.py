@@ -35,7 +35,7 @@ def inspect(
     if prompt is not None:
         facts["tokens"] = task.tokens(repo, prompt)
     if image is not None:
-        from diffkit.images import open_image
+        from diffkit.pictures.images import open_image
         from diffkit.tasks.album import Album
 
         task.check_vae(repo)

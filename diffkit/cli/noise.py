@@ -39,11 +39,11 @@ def noise(
 ) -> Output:
     """Show what noise makes of an image, timestep by timestep."""
     from diffkit.engine.settings import seeds_from
-    from diffkit.images import cut_square, open_image, to_tensor
-    from diffkit.pictures import versions, write_png
+    from diffkit.pictures.examples import example_image
+    from diffkit.pictures.files import versions, write_png
+    from diffkit.pictures.images import cut_square, open_image, to_tensor
     from diffkit.tasks import degrade
     from diffkit.tasks.album import Album
-    from diffkit.tasks.examples import example_image
 
     began = time.perf_counter()
     scheduler, name = _scheduler(model, revision, schedule)

@@ -111,7 +111,7 @@ def _run(
 ) -> Output:
     from diffkit.engine.settings import check_settings, seeds_from
     from diffkit.models.vocabulary import BUNDLED
-    from diffkit.tasks.examples import EXAMPLE_PROMPT
+    from diffkit.pictures.examples import EXAMPLE_PROMPT
 
     began = time.perf_counter()
     table = sweep.parse(given["sweep"], signature)

@@ -40,7 +40,7 @@ def replay(picture: Picture, device: options.Device = "auto", out: Out = None) -
 
     On the same platform, device and versions it is; the model and the images that went in have to be where they were.
     """
-    from diffkit.pictures import read_recipe, versions
+    from diffkit.pictures.files import read_recipe, versions
 
     began = time.perf_counter()
     recipe = read_recipe(picture)
@@ -188,7 +188,7 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def _copy(made: Path, target: Path) -> None:
-    from diffkit.pictures import output_folder, write_whole
+    from diffkit.pictures.files import output_folder, write_whole
 
     output_folder(target.parent)
     write_whole(target, made.read_bytes())

@@ -49,7 +49,7 @@ class Sheet:
         from diffkit.cli.pictures import Batch, warn_unguided
         from diffkit.cli.progress import Bar
         from diffkit.engine.settings import merged
-        from diffkit.pictures import write_png
+        from diffkit.pictures.files import write_png
         from diffkit.tasks.album import Film
         from diffkit.tasks.generate import batches
 
@@ -102,7 +102,7 @@ class Sheet:
 
     def _pick(self, tile: Tile, plan: Plan, seeds: list[int], batch_size: int) -> Picked:
         """Search among seeds; write all candidates on a sheet of their own."""
-        from diffkit.pictures import write_png
+        from diffkit.pictures.files import write_png
 
         assert plan.pick is not None
         found = plan.pick(self.model, tile.settings, seeds, batch_size)
@@ -145,7 +145,7 @@ class Sheet:
         return {key: value for key, value in payload.items() if value is not None}, lines
 
     def _sheet(self, seeds: list[int], recipe: dict[str, Any]) -> str | None:
-        from diffkit.pictures import grid, write_png
+        from diffkit.pictures.files import grid, write_png
 
         columns: int | None
         if len(self.cells) == 1 and self.sheet:
@@ -168,7 +168,7 @@ class Sheet:
         return str(path)
 
     def _animation(self) -> str | None:
-        from diffkit.pictures import write_gif
+        from diffkit.pictures.files import write_gif
         from diffkit.tasks.album import enlarged
 
         frames = [enlarged(frame) for frame in self.frames] if self.frames else self.film.frames if self.film else []

@@ -55,7 +55,7 @@ def views(action: Action = "list", what: What = None, size: Size = None, out: Ou
 
 
 def _list(out: Path | None) -> Output:
-    from diffkit.pictures import output_folder, write_png
+    from diffkit.pictures.files import output_folder, write_png
     from diffkit.tasks.gallery import contact_sheet, rows
 
     out = out or Path("outputs")

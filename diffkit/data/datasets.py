@@ -20,7 +20,7 @@ from diffkit.data.glyphs import Glyphs
 from diffkit.data.sources import ArraySource, Source, TableSource, broken
 from diffkit.data.streaming import Examples
 from diffkit.errors import DataError, UsageError, did_you_mean
-from diffkit.images import is_grey, parse_color
+from diffkit.pictures.images import is_grey, parse_color
 from diffkit.registry import Registry
 from diffkit.schema import DatasetSpec
 

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset as TorchDataset
 from diffkit.data import order
 from diffkit.data.sources import Source, broken
 from diffkit.errors import DataError
-from diffkit.images import cut_square, shorter_side, to_array, with_channels
+from diffkit.pictures.images import cut_square, shorter_side, to_array, with_channels
 from diffkit.schema import DatasetSpec
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]

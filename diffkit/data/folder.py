@@ -15,7 +15,7 @@ from PIL import Image
 from diffkit.data.columns import encode_classes, find_columns
 from diffkit.data.sources import SPLITS, Labels, first_text
 from diffkit.errors import DataError
-from diffkit.images import EXTENSIONS, MAX_BYTES, open_image
+from diffkit.pictures.images import EXTENSIONS, MAX_BYTES, open_image
 from diffkit.schema import DatasetSpec
 
 LOG = logging.getLogger("diffkit.data")

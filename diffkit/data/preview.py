@@ -7,8 +7,8 @@ from typing import Any
 
 from diffkit.data.datasets import open_dataset
 from diffkit.data.loader import Loader
-from diffkit.images import from_tensor
-from diffkit.pictures import grid, output_folder, write_png
+from diffkit.pictures.files import grid, output_folder, write_png
+from diffkit.pictures.images import from_tensor
 from diffkit.schema import DatasetSpec
 
 

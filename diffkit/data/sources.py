@@ -14,7 +14,7 @@ from PIL import Image
 
 from diffkit.data.columns import Columns, encode_classes, feature_kinds, find_columns
 from diffkit.errors import DataError
-from diffkit.images import open_image
+from diffkit.pictures.images import open_image
 from diffkit.schema import DatasetSpec
 
 Labels = np.ndarray[Any, np.dtype[np.int64]]
@@ -41,7 +41,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int, draft: int | None = None) -> Image.Image:
-        """Return image `index` as `diffkit.images.open_image` does; raises its DataError."""
+        """Return image `index` as `diffkit.pictures.images.open_image` does; raises its DataError."""
         ...
 
     def blob(self, index: int) -> bytes:

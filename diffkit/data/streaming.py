@@ -22,7 +22,7 @@ from diffkit.data.columns import Columns, feature_kinds, find_columns
 from diffkit.data.decode import Pixels, augmentation, crop, prepare
 from diffkit.data.sources import broken, encoded_bytes, first_text
 from diffkit.errors import DataError
-from diffkit.images import open_image
+from diffkit.pictures.images import open_image
 from diffkit.schema import DatasetSpec
 
 LOG = logging.getLogger("diffkit.data")

@@ -16,9 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from diffkit.errors import UsageError
-from diffkit.images import from_tensor
 from diffkit.models.vocabulary import BUNDLED, bundled
-from diffkit.pictures import grid, output_folder, versions, write_gif, write_png
+from diffkit.pictures.files import grid, output_folder, versions, write_gif, write_png
+from diffkit.pictures.images import from_tensor
 from diffkit.types import Step
 
 LOG = logging.getLogger("diffkit.tasks")

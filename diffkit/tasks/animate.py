@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 
 from diffkit.errors import UsageError
-from diffkit.images import from_tensor, to_tensor
-from diffkit.tasks.captions import PAPER, SIDE, Label, reduced
-from diffkit.tasks.captions import enlarge as enlarge
-from diffkit.tasks.captions import strip as strip
+from diffkit.pictures.captions import PAPER, SIDE, Label, reduced
+from diffkit.pictures.captions import enlarge as enlarge
+from diffkit.pictures.captions import strip as strip
+from diffkit.pictures.images import from_tensor, to_tensor
 
 FRAMES = 24
 HOLD = 18

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from PIL import Image, ImageOps
 
-from diffkit.images import from_tensor
-from diffkit.pictures import grid
-from diffkit.tasks.captions import PAPER, Label, below
+from diffkit.pictures.captions import PAPER, Label, below
+from diffkit.pictures.files import grid
+from diffkit.pictures.images import from_tensor
 from diffkit.tasks.exhibit import captions
 from diffkit.tasks.illusion import Illusion, seen
 from diffkit.tasks.search import Candidate, Found

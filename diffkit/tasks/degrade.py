@@ -18,8 +18,8 @@ from diffkit.engine.levels import level, x0_of
 from diffkit.engine.samplers import is_flow, make_sampler
 from diffkit.engine.sampling import denoise, fresh_noise, generators, set_grid
 from diffkit.errors import UsageError
-from diffkit.images import from_tensor
-from diffkit.pictures import grid
+from diffkit.pictures.files import grid
+from diffkit.pictures.images import from_tensor
 from diffkit.tasks.edit import Edit, OnStep, label_list, psnr
 from diffkit.tasks.generate import Settings, conditioned
 

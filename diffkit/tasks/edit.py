@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffkit.errors import UsageError
-from diffkit.images import cut, from_tensor, to_tensor, with_channels
+from diffkit.pictures.images import cut, from_tensor, to_tensor, with_channels
 from diffkit.tasks.generate import takes_prompts
 from diffkit.types import Step
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from diffkit.images import from_tensor
-from diffkit.pictures import write_gif
-from diffkit.tasks import animate, mp4
-from diffkit.tasks.captions import reduced, strip
+from diffkit.pictures import mp4
+from diffkit.pictures.captions import reduced, strip
+from diffkit.pictures.files import write_gif
+from diffkit.pictures.images import from_tensor
+from diffkit.tasks import animate
 from diffkit.tasks.illusion import Illusion, seen
 from diffkit.views import parse_view
 

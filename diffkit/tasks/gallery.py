@@ -8,9 +8,9 @@ from typing import Any
 from PIL import Image, ImageChops, ImageOps
 
 from diffkit.filters import FILTERS
-from diffkit.images import from_tensor, to_tensor
-from diffkit.pictures import grid
-from diffkit.tasks.examples import example_image
+from diffkit.pictures.examples import example_image
+from diffkit.pictures.files import grid
+from diffkit.pictures.images import from_tensor, to_tensor
 from diffkit.views import VIEWS
 
 _COLUMNS = 6

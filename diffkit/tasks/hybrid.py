@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diffkit.errors import UsageError
 from diffkit.filters import parse_filter
-from diffkit.images import cut_square, open_image, to_tensor
+from diffkit.pictures.images import cut_square, open_image, to_tensor
 from diffkit.tasks.illusion import Illusion
 from diffkit.views import parse_view
 

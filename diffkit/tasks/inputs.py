@@ -8,9 +8,9 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from diffkit.images import open_image
+from diffkit.pictures.examples import example_image, example_mask
+from diffkit.pictures.images import open_image
 from diffkit.tasks.edit import check_mask, picture_shape
-from diffkit.tasks.examples import example_image, example_mask
 
 LOG = logging.getLogger("diffkit.tasks")
 

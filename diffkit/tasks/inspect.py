@@ -93,8 +93,8 @@ def round_trip(source: str, revision: str | None, image: Image.Image) -> tuple[f
     """
     import torch
 
-    from diffkit.images import cut, from_tensor, to_tensor
     from diffkit.models import load
+    from diffkit.pictures.images import cut, from_tensor, to_tensor
     from diffkit.tasks.edit import psnr
 
     model = load(source, revision=revision, device="cpu", safety="off")

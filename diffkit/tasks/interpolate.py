@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffkit.engine.sampling import denoise, generators, pure_noise
 from diffkit.errors import UsageError
-from diffkit.pictures import grid
+from diffkit.pictures.files import grid
 from diffkit.tasks.edit import Edit, OnStep, pictures_of
 from diffkit.tasks.generate import Settings, conditioned, finished, numbers, prepare
 from diffkit.tasks.invert import REFINE, exact_sampler, invert_steps, top_of

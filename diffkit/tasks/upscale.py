@@ -10,7 +10,7 @@ from PIL import Image
 from diffkit.engine.guidance import chunked
 from diffkit.engine.sampling import denoise, generators, pure_noise
 from diffkit.errors import UsageError
-from diffkit.images import cut, to_tensor
+from diffkit.pictures.images import cut, to_tensor
 from diffkit.tasks.edit import Edit, OnStep, label_list, pictures_of, walked
 from diffkit.tasks.generate import Settings, finished, guided, numbers, prepare
 

@@ -45,7 +45,7 @@ def _drawn(model: DDPM, recipe: Recipe, loader: Any) -> Any:
     from diffkit.engine.guidance import cfg
     from diffkit.engine.samplers import default_sampler, is_flow, make_sampler
     from diffkit.engine.sampling import denoise, generators, pure_noise, set_grid
-    from diffkit.pictures import grid
+    from diffkit.pictures.files import grid
 
     spec = recipe.training
     count = spec.preview_images
@@ -76,7 +76,7 @@ def _spread(network: Network, count: int, loader: Any) -> list[int]:
 
 
 def _denoised(model: DDPM, recipe: Recipe, loader: Any) -> Any:
-    from diffkit.pictures import grid
+    from diffkit.pictures.files import grid
 
     batch = next(iter(loader.validation())) if recipe.dataset.validation else next(loader.stream(0))
     clean = model.codec.encode(batch.images[: recipe.training.preview_images])
@@ -90,7 +90,7 @@ def _denoised(model: DDPM, recipe: Recipe, loader: Any) -> Any:
 
 def draw_curve(rows: list[dict[str, Any]], path: Path) -> None:
     """Draw the loss curve of `metrics.jsonl`."""
-    from diffkit.plots import loss_curve
+    from diffkit.pictures.plots import loss_curve
 
     loss_curve(rows, path)
 

@@ -79,7 +79,7 @@ class Look:
 
     def seen(self, image: Image.Image) -> Image.Image:
         """Apply the view to a picture."""
-        from diffkit.images import from_tensor, to_tensor
+        from diffkit.pictures.images import from_tensor, to_tensor
 
         return from_tensor(self.apply(to_tensor(image)))[0]
 

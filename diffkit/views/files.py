@@ -107,7 +107,7 @@ def _from_npy(place: Path) -> np.ndarray:
 
 
 def _from_png(place: Path) -> np.ndarray:
-    from diffkit.images import image_info, open_image
+    from diffkit.pictures.images import image_info, open_image
 
     width, height, mode, kind = image_info(str(place), str(place))
     if kind != "PNG" or mode != "RGB":

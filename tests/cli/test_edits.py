@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from diffkit.pictures import read_recipe, write_png
+from diffkit.pictures.files import read_recipe, write_png
 from tests.cli.test_sample import make_run, pixels
 from tests.models.conftest import make_if, make_sd, sd_parts, text_unet, write_index
 
@@ -101,7 +101,7 @@ def test_inpaint_keeps_the_black_and_says_its_calls_first(run_cli, plain: Path, 
     assert told["unet_calls"] == 12 + 9 * 10
     assert ran.stderr.startswith("102 UNet calls (jump 10, resample 10)")
     with Image.open(photo) as image:
-        from diffkit.images import cut
+        from diffkit.pictures.images import cut
 
         kept = np.asarray(cut(image, 9, 9).convert("L")).astype(int)
     first, second = (pixels(path) for path in told["images"])

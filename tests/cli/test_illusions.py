@@ -14,7 +14,7 @@ from diffusers import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from PIL import Image
 
-from diffkit.pictures import read_recipe, write_png
+from diffkit.pictures.files import read_recipe, write_png
 from tests.cli.test_sample import make_run, pixels
 from tests.models.conftest import make_if, make_sd, sd_parts, text_unet, write_index
 

@@ -15,7 +15,7 @@ from diffkit.engine.schedules import make_noise_scheduler
 from diffkit.errors import ModelError
 from diffkit.models import hub
 from diffkit.models.ddpm import RunMeta, build_network, save_network, save_pipeline
-from diffkit.pictures import read_recipe
+from diffkit.pictures.files import read_recipe
 from diffkit.schema import ModelSpec, NoiseSpec
 from diffkit.tasks.generate import batches
 

@@ -10,10 +10,10 @@ from PIL import Image
 
 from diffkit.errors import UsageError
 from diffkit.filters import FILTERS, parse_filter
-from diffkit.images import from_tensor, to_tensor
-from diffkit.pictures import write_gif
+from diffkit.pictures.files import write_gif
+from diffkit.pictures.images import from_tensor, to_tensor
+from diffkit.pictures.mp4 import need_mp4, write_mp4
 from diffkit.tasks.animate import enlarge, frames_between, parts_in_turn, smoothstep, strip, zoom_out
-from diffkit.tasks.mp4 import need_mp4, write_mp4
 from diffkit.views import parse_view
 
 

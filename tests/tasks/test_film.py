@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffkit.pictures import grid
+from diffkit.pictures.files import grid
 from diffkit.tasks.album import FILM_SIDE, Film
 from diffkit.types import Step
 

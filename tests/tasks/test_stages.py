@@ -14,8 +14,8 @@ from torch import Tensor
 
 from diffkit.errors import UsageError
 from diffkit.filters import parse_filter
-from diffkit.images import from_tensor, to_tensor
 from diffkit.models import load
+from diffkit.pictures.images import from_tensor, to_tensor
 from diffkit.tasks.generate import Settings
 from diffkit.tasks.illusion import Illusion, seen
 from diffkit.tasks.stages import enlarge, refine

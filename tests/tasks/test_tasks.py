@@ -15,11 +15,11 @@ from torch import Tensor
 from diffkit.engine.levels import network_level, out_of
 from diffkit.engine.sampling import denoise, fresh_noise, generators
 from diffkit.errors import UsageError
-from diffkit.images import to_tensor
 from diffkit.models.ddpm import PixelCodec, RunMeta
+from diffkit.pictures.examples import example_image, example_mask
+from diffkit.pictures.images import to_tensor
 from diffkit.tasks.degrade import add_noise, best_blur, compare, gaussian_blur, stops_of
 from diffkit.tasks.edit import check_mask, fit, fit_mask, picture_shape, psnr
-from diffkit.tasks.examples import example_image, example_mask
 from diffkit.tasks.generate import Settings, generate
 from diffkit.tasks.inpaint import inpaint
 from diffkit.tasks.inpaint import visits as inpaint_visits

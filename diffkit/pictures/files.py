@@ -29,7 +29,7 @@ from diffkit.errors import DataError, UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-LOG = logging.getLogger("diffkit.pictures")
+LOG = logging.getLogger("diffkit.pictures.files")
 
 KEYWORD = "diffkit"
 MAX_RECIPE = 1 << 20
@@ -80,7 +80,7 @@ def grid(
         UsageError: No images, or not as many labels as images.
     """
     if not isinstance(images, Sequence):
-        from diffkit.images import from_tensor
+        from diffkit.pictures.images import from_tensor
 
         images = from_tensor(images)
     if not images:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffkit.plots import loss_curve, noise_schedules, smooth
+from diffkit.pictures.plots import loss_curve, noise_schedules, smooth
 
 
 def pixels(path: Path) -> np.ndarray:

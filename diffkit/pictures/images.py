@@ -23,7 +23,7 @@ from torch import Tensor
 
 from diffkit.errors import DataError, UsageError
 
-LOG = logging.getLogger("diffkit.images")
+LOG = logging.getLogger("diffkit.pictures.images")
 
 MAX_PIXELS = 80_000_000  # a 50-megapixel photograph passes; what Pillow only warns about does not
 MAX_BYTES = 512 * 2**20

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 from diffkit.errors import UsageError
-from diffkit.images import resize
-from diffkit.pictures import font
+from diffkit.pictures.files import font
+from diffkit.pictures.images import resize
 
 SIDE = 384
 _INK, PAPER = (40, 40, 40), (255, 255, 255)

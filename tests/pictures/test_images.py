@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from diffkit import images
 from diffkit.errors import DataError, UsageError
+from diffkit.pictures import images
 
 
 def saved(image, suffix="PNG", **options):
@@ -133,7 +133,7 @@ def test_exif_orientation(orientation):
 def test_animation_gives_its_first_frame_and_a_notice(caplog):
     frames = [Image.new("L", (8, 8), value) for value in (200, 100, 0)]
     data = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    with caplog.at_level("INFO", "diffkit.images"):
+    with caplog.at_level("INFO", "diffkit.pictures.images"):
         opened = images.open_image(data, name="a.gif")
     assert opened.getpixel((0, 0)) in (200, (200, 200, 200))
     assert "a.gif has 3 frames" in caplog.text

@@ -15,7 +15,7 @@ from PIL import Image, ImageSequence
 from PIL.PngImagePlugin import PngInfo
 
 from diffkit.errors import DataError, UsageError
-from diffkit.pictures import KEYWORD, MAX_RECIPE, font, grid, output_folder, read_recipe, write_gif, write_png
+from diffkit.pictures.files import KEYWORD, MAX_RECIPE, font, grid, output_folder, read_recipe, write_gif, write_png
 
 RECIPE = {"command": "sample", "seed": 3, "arguments": {"prompt": "ein Kätzchen 猫"}}
 
@@ -84,14 +84,14 @@ def test_letters_of_other_languages_are_no_boxes(letter: str) -> None:
 
 
 def test_without_matplotlib_captions_are_in_plain_letters(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diffkit.pictures.find_spec", lambda name: None)
+    monkeypatch.setattr("diffkit.pictures.files.find_spec", lambda name: None)
     plain = font.__wrapped__(12)
     assert plain.getlength("plain") > 0
     assert plain.getname() != font(12).getname()
 
 
 def test_captions_need_no_import_of_matplotlib() -> None:
-    code = "import sys; from diffkit.pictures import font; font(12); sys.exit('matplotlib' in sys.modules)"
+    code = "import sys; from diffkit.pictures.files import font; font(12); sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
