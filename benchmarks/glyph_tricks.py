@@ -39,11 +39,11 @@ from torch import Tensor
 
 from diffkit.data.wording import DIGITS, Subject, caption
 from diffkit.engine.settings import interval
+from diffkit.illusions.drawing import Illusion, draw, seen
+from diffkit.illusions.search import CUTS, rate, search
 from diffkit.models import load
 from diffkit.tasks.anagram import make_anagram
 from diffkit.tasks.hybrid import make_hybrid
-from diffkit.tasks.illusion import Illusion, draw, seen
-from diffkit.tasks.search import CUTS, rate, search
 
 CHOOSERS = (1, 2, 3)  # seeds of the judges that choose
 TRICKS = ("anagrams", "pairs", "hybrids", "sdedit", "inpaint")

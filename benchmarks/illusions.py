@@ -1,7 +1,8 @@
 """Anagrams per second: a batch through one network call a step, against one sample after another.
 
 Stage I of a DeepFloyd IF with random weights (64 px, `--channels`) draws SAMPLES pictures of two views, with guidance.
-"batched" is `diffkit.tasks.illusion.draw` of all seeds at once: views x guidance x samples are one call of the network.
+"batched" is `diffkit.illusions.drawing.draw` of all seeds at once: views x guidance x samples are one call of the
+network.
 "one by one" is the same function, one seed after another. With `--reference`, a checkout of the papers' own code
 (github.com/dangeng/visual_anagrams), its `sample_stage_1` is run as its `generate.py` runs it, on the same weights, in
 the same process; what it needs beyond diffkit's environment (torchvision, einops) may lie in the folder `--packages`.
@@ -51,11 +52,11 @@ class Counted:
 
 def ours(folder: Path, args: Any) -> tuple[Callable[[], Tensor], Callable[[], Tensor], Counted]:
     """Return our two ways to draw, and the counter of their network."""
-    from diffkit.filters import parse_filter
+    from diffkit.illusions.drawing import Illusion, draw
+    from diffkit.illusions.filters import parse_filter
+    from diffkit.illusions.views import parse_view
     from diffkit.models import load
     from diffkit.tasks.generate import Settings
-    from diffkit.tasks.illusion import Illusion, draw
-    from diffkit.views import parse_view
 
     model = load(str(folder), device=args.device)
     if args.view == HYBRID:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from diffkit.classifier import SmallCNN, load_classifier, save_classifier
 from diffkit.data import Batch, Loader, open_dataset
-from diffkit.filters import parse_filter
+from diffkit.illusions.filters import parse_filter
 from diffkit.schema import DatasetSpec
 
 Classify = Callable[[Tensor], Tensor]

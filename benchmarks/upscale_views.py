@@ -33,11 +33,11 @@ from glyph_tricks import NATURAL, anagram
 from glyph_upscaler import LARGE, SMALL, load_upscaler, pictures, shrunk, to_float
 from torch import Tensor
 
+from diffkit.illusions.drawing import Illusion, draw, seen
+from diffkit.illusions.stages import enlarge
 from diffkit.models import load
 from diffkit.pictures.files import grid, write_png
 from diffkit.tasks.generate import Settings
-from diffkit.tasks.illusion import Illusion, draw, seen
-from diffkit.tasks.stages import enlarge
 
 READ = 32  # pixels that the judge reads
 SHOWN = 4  # illusions on a sheet

@@ -21,6 +21,8 @@ for _name in [name for name in os.environ if name.startswith("DIFFKIT_") and "__
 
 import pytest  # noqa: E402  (the environment comes first)
 
+from tests.support.families import folders, models  # noqa: E402, F401  (fixtures)
+
 
 class Ran(NamedTuple):
     """What a command left: its exit code and both streams."""

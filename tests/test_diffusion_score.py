@@ -16,16 +16,16 @@ from torch import Tensor
 from diffkit.engine.levels import network_level, out_of
 from diffkit.engine.schedules import make_noise_scheduler
 from diffkit.errors import UsageError
+from diffkit.illusions.drawing import Illusion
+from diffkit.illusions.search import rate
+from diffkit.illusions.views import parse_view
 from diffkit.models import load
 from diffkit.models.ddpm import PixelCodec
 from diffkit.models.hub import open_repo
 from diffkit.schema import NoiseSpec
 from diffkit.scores import DiffusionScorer, check_judge, parse_scorer
 from diffkit.scores.diffusion import ANGLES, SCALE, alternatives, denoising_errors
-from diffkit.tasks.illusion import Illusion
-from diffkit.tasks.search import rate
 from diffkit.types import Cond, Prediction
-from diffkit.views import parse_view
 from tests.cli.test_sample import make_run
 from tests.models.conftest import make_if, make_sd
 

@@ -17,8 +17,8 @@ from diffkit.cli.replay import VIEW_FILE
 from diffkit.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
-    from diffkit.tasks.illusion import Illusion
-    from diffkit.tasks.ladder import Ladder
+    from diffkit.illusions.cascade import Ladder
+    from diffkit.illusions.drawing import Illusion
 
 LOG = logging.getLogger("diffkit")
 
@@ -145,9 +145,9 @@ def plan(
     Raises:
         UsageError: Options that do not go together.
     """
-    from diffkit.tasks import illusion as task
-    from diffkit.tasks.exhibit import write_moving
-    from diffkit.tasks.fitting import about, space_of
+    from diffkit.illusions import drawing as task
+    from diffkit.illusions.checks import about, space_of
+    from diffkit.illusions.display import write_moving
 
     if upper.size not in (None, 64, 256, 1024):
         raise UsageError(f"--size {upper.size}: choose 64, 256 or 1024", "It says how many stages are used.")
@@ -184,11 +184,11 @@ class _Job:
 
     def before(self, source: str, given: dict[str, Any]) -> None:
         """Refuse what the models cannot do, before any weights are read."""
+        from diffkit.illusions.cascade import Ladder, stages_for
+        from diffkit.illusions.checks import check_fit, space_in
+        from diffkit.illusions.stages import NOISE_LEVEL
         from diffkit.models.hub import open_repo
         from diffkit.models.vocabulary import BUNDLED
-        from diffkit.tasks.fitting import check_fit, space_in
-        from diffkit.tasks.ladder import Ladder, stages_for
-        from diffkit.tasks.stages import NOISE_LEVEL
 
         repo = open_repo(source, revision=given["revision"])
         space = space_in(repo)
@@ -225,7 +225,7 @@ class _Job:
 
     def _suit(self) -> None:
         """Take the split and the guidance that suit the small pictures of the model inside the package."""
-        from diffkit.filters import parse_filter
+        from diffkit.illusions.filters import parse_filter
         from diffkit.tasks.hybrid import SMALL_GUIDANCE, SMALL_SPLIT
 
         self.illusion = replace(self.illusion, split=parse_filter(SMALL_SPLIT), guidance=SMALL_GUIDANCE)
@@ -262,9 +262,9 @@ class _Job:
 
     def draw(self, model: Any, batch: Batch) -> Any:
         """Draw one batch through all stages."""
-        from diffkit.tasks import illusion as task
+        from diffkit.illusions import drawing as task
+        from diffkit.illusions.display import strips
         from diffkit.tasks.edit import Edit, pictures_of
-        from diffkit.tasks.exhibit import strips
         from diffkit.tasks.generate import takes_prompts
 
         assert self.ladder is not None
@@ -279,10 +279,10 @@ class _Job:
     def pick(self, model: Any, settings: Any, seeds: list[int], batch_size: int) -> Picked:
         """Search for the best seeds."""
         from diffkit.cli.progress import Bar
+        from diffkit.illusions.contact_sheet import contact_sheet
+        from diffkit.illusions.drawing import visits
+        from diffkit.illusions.search import Counted, search
         from diffkit.scores import parse_scorer
-        from diffkit.tasks.contact import contact_sheet
-        from diffkit.tasks.illusion import visits
-        from diffkit.tasks.search import Counted, search
 
         assert self.best_of is not None
         assert self.scorer is not None
@@ -305,7 +305,7 @@ class _Job:
 
     def _search_calls(self, settings: Any, steps: int, keep: int, batch_size: int) -> int:
         from diffkit.engine.samplers import MEMORYLESS, canonical
-        from diffkit.tasks.search import CUTS, network_calls, rounds
+        from diffkit.illusions.search import CUTS, network_calls, rounds
 
         assert self.best_of is not None
         name = canonical(settings.scheduler) if settings.scheduler else None
@@ -314,15 +314,15 @@ class _Job:
 
     def further(self, settings: Any) -> int:
         """Steps of the further stages for each batch, about."""
-        from diffkit.tasks.illusion import STEPS
+        from diffkit.illusions.drawing import STEPS
 
         assert self.ladder is not None
         return len(self.ladder.names()) * (settings.steps or STEPS)
 
     def later(self, settings: Any, count: int, batch_size: int, steps: int) -> dict[str, Any]:
         """What `--dry-run` adds: the further stages, and the search."""
+        from diffkit.illusions.cascade import planned_steps
         from diffkit.tasks.generate import batches
-        from diffkit.tasks.ladder import planned_steps
 
         assert self.ladder is not None
         stages = planned_steps(self.ladder, settings)

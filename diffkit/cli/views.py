@@ -11,7 +11,7 @@ from diffkit.cli.runner import Output, command
 from diffkit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from diffkit.views import Look, ViewReport
+    from diffkit.illusions.views import Look, ViewReport
 
 _LARGEST = 1024  # of the pictures that are drawn; the check of larger ones takes gigabytes
 
@@ -55,8 +55,8 @@ def views(action: Action = "list", what: What = None, size: Size = None, out: Ou
 
 
 def _list(out: Path | None) -> Output:
+    from diffkit.illusions.overview import contact_sheet, rows
     from diffkit.pictures.files import output_folder, write_png
-    from diffkit.tasks.gallery import contact_sheet, rows
 
     out = out or Path("outputs")
     path = out if out.suffix.lower() == ".png" and not out.is_dir() else out / "views.png"
@@ -76,7 +76,7 @@ def _lines(row: dict[str, Any]) -> list[str]:
 
 
 def _check(what: str, size: int | None) -> Output:
-    from diffkit.views import check_view
+    from diffkit.illusions.views import check_view
 
     view, own = _open(what)
     size = size or own or 64
@@ -101,7 +101,7 @@ def _check(what: str, size: int | None) -> Output:
 
 def _open(what: str) -> tuple[Look, int | None]:
     """The view, and of a file the side it is made for."""
-    from diffkit.views import Permutation, parse_view
+    from diffkit.illusions.views import Permutation, parse_view
 
     is_file = Path(what).suffix.lower() in (".npy", ".png") and not what.startswith("permutation:")
     view = parse_view(f"permutation:{what}" if is_file or Path(what).is_file() else what)

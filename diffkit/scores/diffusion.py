@@ -170,10 +170,10 @@ def check_judge(repo: Repo, prompts: Sequence[str] = ()) -> None:
             prompt holds words that it was never told, or is none of its classes.
         ModelError: No family can load it, or a file is missing.
     """
+    from diffkit.illusions.checks import space_in
     from diffkit.models import family_of
     from diffkit.models.hub import load_config
     from diffkit.models.vocabulary import unknown_words
-    from diffkit.tasks.fitting import space_in
 
     family, config = family_of(repo), load_config(repo, repo.part("unet"), "config.json")
     meta = repo.json("diffkit.json") or {}

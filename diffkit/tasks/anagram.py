@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from diffkit.errors import UsageError
-from diffkit.tasks.illusion import Illusion
+from diffkit.illusions.drawing import Illusion
+from diffkit.illusions.views import parse_view
 from diffkit.types import View
-from diffkit.views import parse_view
 
 LOG = logging.getLogger("diffkit.tasks")
 

@@ -12,10 +12,10 @@ from typing import Any
 from torch import Tensor
 
 from diffkit.errors import UsageError
-from diffkit.filters import parse_filter
+from diffkit.illusions.drawing import Illusion
+from diffkit.illusions.filters import parse_filter
+from diffkit.illusions.views import parse_view
 from diffkit.pictures.images import cut_square, open_image, to_tensor
-from diffkit.tasks.illusion import Illusion
-from diffkit.views import parse_view
 
 USUAL_SPLIT = "low_high:2"
 # Of the model inside the package, whose strokes are a large part of its 32 pixels: 73 % of 128 hybrids read as wanted,

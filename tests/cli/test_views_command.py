@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffkit.filters import FILTERS
-from diffkit.views import VIEWS
-from diffkit.views.base import Look
+from diffkit.illusions.filters import FILTERS
+from diffkit.illusions.views import VIEWS
+from diffkit.illusions.views.base import Look
 
 
 def test_lists_everything_with_a_sheet(run_cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import DDPMScheduler, RePaintPipeline, RePaintScheduler, UNet2DModel
-from tests.test_levels import base_of, truth
 from torch import Tensor
 
 from diffkit.engine.constraints import composite, keep_known, shrink_mask
@@ -14,6 +13,7 @@ from diffkit.engine.samplers import MEMORYLESS, SAMPLERS, make_sampler
 from diffkit.engine.sampling import denoise, fresh_noise, generators, pure_noise, repaint_path, set_grid
 from diffkit.errors import UsageError
 from diffkit.types import Cond, Prediction
+from tests.engine.test_levels import base_of, truth
 
 HALF = torch.zeros(1, 1, 8, 8)
 HALF[..., 4:] = 1.0

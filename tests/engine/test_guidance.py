@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.test_levels import base_of
 from torch import Tensor
 
 from diffkit.engine.guidance import cfg, chunked, gradient, mix, multiview
@@ -11,6 +10,7 @@ from diffkit.engine.samplers import make_sampler
 from diffkit.engine.sampling import denoise
 from diffkit.errors import UsageError
 from diffkit.types import Cond, Prediction
+from tests.engine.test_levels import base_of
 
 UNCOND = Cond({"c": torch.tensor([[1.0]])})
 COND = Cond({"c": torch.tensor([[10.0], [20.0]])})

@@ -12,20 +12,20 @@ from PIL import Image
 
 from diffkit.engine.settings import check_settings, interval
 from diffkit.errors import UsageError
+from diffkit.illusions.drawing import Illusion, draw
+from diffkit.illusions.search import search
+from diffkit.illusions.views import parse_view
 from diffkit.models import load
 from diffkit.tasks.edit import fit, fit_mask, picture_shape
 from diffkit.tasks.generate import Settings, generate, timesteps_of
 from diffkit.tasks.hybrid import make_hybrid
-from diffkit.tasks.illusion import Illusion, draw
 from diffkit.tasks.inpaint import inpaint
 from diffkit.tasks.invert import invert
 from diffkit.tasks.sdedit import sdedit
-from diffkit.tasks.search import search
 from diffkit.tasks.upscale import upscale
-from diffkit.views import parse_view
 from tests.cli.test_sample import make_run
 from tests.models.conftest import make_if
-from tests.tasks.conftest import Counting, label_of
+from tests.support.families import Counting, label_of
 
 FAMILIES = ("classes", "flow", "sd", "if")
 FIRST_HALF = (0.0, 0.5)

@@ -28,7 +28,7 @@ from diffkit.tasks.invert import exact_sampler, invert, invert_steps, top_of
 from diffkit.tasks.sdedit import sdedit
 from diffkit.tasks.sdedit import visits as sdedit_visits
 from diffkit.types import Cond, Prediction
-from tests.tasks.conftest import FAMILIES, Counting, label_of
+from tests.support.families import FAMILIES, Counting, label_of
 
 WITH_IMAGE = [family for family in FAMILIES if family != "sd9"]
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from PIL import Image
 
-from diffkit.filters import parse_filter
-from diffkit.tasks import exhibit
-from diffkit.tasks.exhibit import captions, moving, strips, with_reference, write_moving
-from diffkit.tasks.illusion import Illusion
+from diffkit.illusions import display as exhibit
+from diffkit.illusions.display import captions, moving, strips, with_reference, write_moving
+from diffkit.illusions.drawing import Illusion
+from diffkit.illusions.filters import parse_filter
+from diffkit.illusions.views import parse_view
 from diffkit.types import View
-from diffkit.views import parse_view
 
 IDENTITY, FLIP = parse_view("identity"), parse_view("flip")
 PICTURE = Image.linear_gradient("L").resize((64, 64)).convert("RGB")

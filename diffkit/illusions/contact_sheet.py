@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from PIL import Image, ImageOps
 
+from diffkit.illusions.display import captions
+from diffkit.illusions.drawing import Illusion, seen
+from diffkit.illusions.search import Candidate, Found
 from diffkit.pictures.captions import PAPER, Label, below
 from diffkit.pictures.files import grid
 from diffkit.pictures.images import from_tensor
-from diffkit.tasks.exhibit import captions
-from diffkit.tasks.illusion import Illusion, seen
-from diffkit.tasks.search import Candidate, Found
 
 SIDE = 128
 FRAME = 4

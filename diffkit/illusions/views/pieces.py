@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffkit.views import files, frames, jigsaw
-from diffkit.views.base import MAX_SEED, VIEWS, Moving, at_least, cornered, cuttable, generator, tables
+from diffkit.illusions.views import files, frames, jigsaw
+from diffkit.illusions.views.base import MAX_SEED, VIEWS, Moving, at_least, cornered, cuttable, generator, tables
 
 
 class _Cells(Moving):

@@ -11,13 +11,13 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
+from diffkit.illusions import animation as animate
+from diffkit.illusions.drawing import Illusion, seen
+from diffkit.illusions.views import parse_view
 from diffkit.pictures import mp4
 from diffkit.pictures.captions import reduced, strip
 from diffkit.pictures.files import write_gif
 from diffkit.pictures.images import from_tensor
-from diffkit.tasks import animate
-from diffkit.tasks.illusion import Illusion, seen
-from diffkit.views import parse_view
 
 REFERENCE = "the reference"
 _SMALL, _LARGE = 160, 320

@@ -7,24 +7,24 @@ from typing import Any
 
 import pytest
 import torch
-from tests.test_levels import base_of
 from torch import Tensor
 
 from diffkit.engine.levels import network_level, out_of, x0_of
 from diffkit.errors import UsageError
-from diffkit.filters import parse_filter
+from diffkit.illusions.cascade import STAGE_2, STAGE_3, stages_for
+from diffkit.illusions.checks import Inside, about_latents, check_fit, latent_way, space_in, space_of, view_in
+from diffkit.illusions.drawing import Illusion, draw, illusion_net, seen, usual, visits, working
+from diffkit.illusions.filters import parse_filter
+from diffkit.illusions.latents import Instances
+from diffkit.illusions.views import VIEWS, parse_view
 from diffkit.models.ddpm import PixelCodec
 from diffkit.models.hub import open_repo
 from diffkit.tasks.anagram import make_anagram
-from diffkit.tasks.fitting import Inside, about_latents, check_fit, latent_way, space_in, space_of, view_in
 from diffkit.tasks.generate import Settings, generate
 from diffkit.tasks.hybrid import make_hybrid
-from diffkit.tasks.illusion import Illusion, draw, illusion_net, seen, usual, visits, working
-from diffkit.tasks.ladder import STAGE_2, STAGE_3, stages_for
-from diffkit.tasks.latents import Instances
 from diffkit.types import Cond, Prediction
-from diffkit.views import VIEWS, parse_view
-from tests.tasks.conftest import FAMILIES, Counting, label_of
+from tests.engine.test_levels import base_of
+from tests.support.families import FAMILIES, Counting, label_of
 
 DRAWING = [family for family in FAMILIES if family != "sd9"]
 IDENTITY = parse_view("identity")

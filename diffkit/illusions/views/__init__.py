@@ -8,10 +8,10 @@ the drawing of animations in `frames.py`, and the test of what makes a view in `
 from __future__ import annotations
 
 from diffkit.errors import UsageError
-from diffkit.views import rows as _rows  # noqa: F401  (registers its views)
-from diffkit.views.base import VIEWS, Look, Moving
-from diffkit.views.laws import ViewReport, check_view
-from diffkit.views.pieces import Permutation
+from diffkit.illusions.views import rows as _rows  # noqa: F401  (registers its views)
+from diffkit.illusions.views.base import VIEWS, Look, Moving
+from diffkit.illusions.views.laws import ViewReport, check_view
+from diffkit.illusions.views.pieces import Permutation
 
 __all__ = ["VIEWS", "Look", "Moving", "Permutation", "ViewReport", "check_view", "parse_view"]
 

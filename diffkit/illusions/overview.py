@@ -7,11 +7,11 @@ from typing import Any
 
 from PIL import Image, ImageChops, ImageOps
 
-from diffkit.filters import FILTERS
+from diffkit.illusions.filters import FILTERS
+from diffkit.illusions.views import VIEWS
 from diffkit.pictures.examples import example_image
 from diffkit.pictures.files import grid
 from diffkit.pictures.images import from_tensor, to_tensor
-from diffkit.views import VIEWS
 
 _COLUMNS = 6
 _MIDWAY = 0.35  # at one half a flip is a line and a negative is grey

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diffkit.views import frames
-from diffkit.views.base import generator
+from diffkit.illusions.views import frames
+from diffkit.illusions.views.base import generator
 
 # Of the side of a piece: the tab's half neck, its head's distance from the edge, its head's radius.
 _NECK, _REACH, _RADIUS = 0.075, 0.17, 0.135

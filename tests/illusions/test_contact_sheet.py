@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diffkit.tasks.contact import SIDE, contact_sheet
-from diffkit.tasks.illusion import Illusion
-from diffkit.tasks.search import Candidate, Found
-from diffkit.views import parse_view
+from diffkit.illusions.contact_sheet import SIDE, contact_sheet
+from diffkit.illusions.drawing import Illusion
+from diffkit.illusions.search import Candidate, Found
+from diffkit.illusions.views import parse_view
 
 VIEWS = (parse_view("identity"), parse_view("flip"))
 

@@ -13,16 +13,16 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 from diffkit.errors import UsageError
-from diffkit.filters import parse_filter
+from diffkit.illusions.drawing import Illusion, seen
+from diffkit.illusions.filters import parse_filter
+from diffkit.illusions.stages import enlarge, refine
+from diffkit.illusions.tiles import Windowed, by_tiles, starts, tiled
+from diffkit.illusions.views import parse_view
 from diffkit.models import load
 from diffkit.pictures.images import from_tensor, to_tensor
 from diffkit.tasks.generate import Settings
-from diffkit.tasks.illusion import Illusion, seen
-from diffkit.tasks.stages import enlarge, refine
-from diffkit.tasks.tiles import Windowed, by_tiles, starts, tiled
 from diffkit.tasks.upscale import upscale
 from diffkit.types import Cond, Prediction
-from diffkit.views import parse_view
 from tests.models.conftest import make_if, make_sd
 
 PLAIN = Settings(scheduler="ddim", steps=3, guidance=1.0)

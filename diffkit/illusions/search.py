@@ -18,14 +18,14 @@ from diffkit.engine.levels import x0_of
 from diffkit.engine.samplers import is_memoryless
 from diffkit.engine.sampling import denoise, generators, pure_noise
 from diffkit.errors import UsageError
+from diffkit.illusions.drawing import Illusion, decoded, held, illusion_net, seen, usual, working
+from diffkit.illusions.halving import CUTS as CUTS
+from diffkit.illusions.halving import Round as Round
+from diffkit.illusions.halving import candidate_seeds as candidate_seeds
+from diffkit.illusions.halving import network_calls as network_calls
+from diffkit.illusions.halving import rounds as rounds
 from diffkit.scores import Scorer, alignment, concealment, score_matrix
 from diffkit.tasks.generate import Settings, batches, prepare
-from diffkit.tasks.illusion import Illusion, decoded, held, illusion_net, seen, usual, working
-from diffkit.tasks.rounds import CUTS as CUTS
-from diffkit.tasks.rounds import Round as Round
-from diffkit.tasks.rounds import candidate_seeds as candidate_seeds
-from diffkit.tasks.rounds import network_calls as network_calls
-from diffkit.tasks.rounds import rounds as rounds
 from diffkit.types import Cond, Denoiser, Prediction, Step
 
 LOG = logging.getLogger("diffkit.tasks")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffkit.engine.guidance import mix, multiview
 from diffkit.errors import UsageError
-from diffkit.tasks.fitting import name_of
+from diffkit.illusions.checks import name_of
 from diffkit.types import Cond, Filter, View
 
 
@@ -54,7 +54,7 @@ class Illusion:
         if not self.prompts:
             raise UsageError("an illusion of no prompts", "Give --p1 and --p2.")
         if not self.views:
-            from diffkit.views import parse_view
+            from diffkit.illusions.views import parse_view
 
             object.__setattr__(self, "views", (parse_view("identity"),) * len(self.prompts))
         if len(self.views) != len(self.prompts):

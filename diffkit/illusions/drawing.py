@@ -19,12 +19,12 @@ from diffkit.engine.guidance import chunked, mix, multiview
 from diffkit.engine.samplers import default_sampler
 from diffkit.engine.sampling import Constraint, denoise, generators, pure_noise
 from diffkit.errors import NumericalError, UsageError
+from diffkit.illusions.checks import check_fit, latent_way, name_of, reference_for, space_of, view_in
+from diffkit.illusions.composition import Illusion as Illusion
+from diffkit.illusions.composition import seen as seen
+from diffkit.illusions.latents import Instances, synced
 from diffkit.tasks.edit import OnStep, walked
-from diffkit.tasks.fitting import check_fit, latent_way, name_of, reference_for, space_of, view_in
 from diffkit.tasks.generate import Settings, guidance_of, guided, numbers, prepare, scales, takes_prompts
-from diffkit.tasks.latents import Instances, synced
-from diffkit.tasks.motif import Illusion as Illusion
-from diffkit.tasks.motif import seen as seen
 from diffkit.types import Cond, Denoiser, Step
 
 STEPS = 30

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from diffkit.errors import DataError, UsageError
-from diffkit.views.base import cornered
+from diffkit.illusions.views.base import cornered
 
 MAX_SIDE = 4096
 

@@ -29,12 +29,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffkit.filters import parse_filter
+from diffkit.illusions.drawing import Illusion, draw
+from diffkit.illusions.filters import parse_filter
+from diffkit.illusions.stages import refine
+from diffkit.illusions.views import parse_view
 from diffkit.models import load
 from diffkit.tasks.generate import Settings
-from diffkit.tasks.illusion import Illusion, draw
-from diffkit.tasks.stages import refine
-from diffkit.views import parse_view
 from tests.support.tiny_if import make_tiny_if
 
 PROMPTS = ("an oil painting of a dog", "a photo of a village")

@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from diffkit.errors import DataError, UsageError
-from diffkit.filters import blur
+from diffkit.illusions.filters import blur
+from diffkit.illusions.overview import example
+from diffkit.illusions.views import VIEWS, Look, Moving, check_view, jigsaw, parse_view
 from diffkit.pictures.images import from_tensor, to_tensor
-from diffkit.tasks.gallery import example
-from diffkit.views import VIEWS, Look, Moving, check_view, jigsaw, parse_view
 
 SIZES = (8, 28, 32, 64)
 SPECS = [

@@ -13,10 +13,10 @@ from typing import Any, Literal
 from torch import Tensor
 
 from diffkit.errors import UsageError
-from diffkit.tasks.fitting import Space, check_sizes, name_of, space_in
+from diffkit.illusions.checks import Space, check_sizes, name_of, space_in
+from diffkit.illusions.drawing import Illusion, usual
+from diffkit.illusions.stages import NOISE_LEVEL
 from diffkit.tasks.generate import Settings
-from diffkit.tasks.illusion import Illusion, usual
-from diffkit.tasks.stages import NOISE_LEVEL
 
 LOG = logging.getLogger("diffkit.tasks")
 
@@ -130,7 +130,7 @@ class Ladder:
 
     def _check_scale(self, illusion: Illusion, first: Space, side: int) -> None:
         """Refuse views that cut large pictures in other places than the small one, whose parts would be torn."""
-        from diffkit.tasks.animate import scales
+        from diffkit.illusions.animation import scales
 
         small = first.picture[0]
         for view in illusion.views:
@@ -163,7 +163,7 @@ class Ladder:
             settings: Those of the first stage; sampler, grid and guidance of stage III are its own.
             advance: Called after each step.
         """
-        from diffkit.tasks import stages
+        from diffkit.illusions import stages
 
         taken = 0
 
@@ -208,9 +208,9 @@ def planned_steps(ladder: Ladder, settings: Settings) -> list[dict[str, Any]]:
     Raises:
         ModelError: A stage is not there.
     """
+    from diffkit.illusions.drawing import visits
     from diffkit.models.hub import open_repo
     from diffkit.tasks.estimate import preview
-    from diffkit.tasks.illusion import visits
 
     found = []
     for name, how in ((ladder.two, above(settings)), (ladder.three, Settings(steps=ladder.steps_3))):

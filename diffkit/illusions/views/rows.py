@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from diffkit.errors import UsageError
-from diffkit.views import frames
-from diffkit.views.base import VIEWS, Look, Moving, at_least, side
+from diffkit.illusions.views import frames
+from diffkit.illusions.views.base import VIEWS, Look, Moving, at_least, side
 
 
 @VIEWS.register("identity")

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from diffkit.engine.sampling import generators
 from diffkit.errors import UsageError
+from diffkit.illusions.checks import about_latents, check_sizes, space_of
+from diffkit.illusions.drawing import Illusion, draw_from, usual, working
+from diffkit.illusions.tiles import Windowed
 from diffkit.tasks.edit import OnStep
-from diffkit.tasks.fitting import about_latents, check_sizes, space_of
 from diffkit.tasks.generate import Settings
-from diffkit.tasks.illusion import Illusion, draw_from, usual, working
-from diffkit.tasks.tiles import Windowed
 
 LOG = logging.getLogger("diffkit.tasks")
 

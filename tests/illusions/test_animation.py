@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 
 from diffkit.errors import UsageError
-from diffkit.filters import FILTERS, parse_filter
+from diffkit.illusions.animation import enlarge, frames_between, parts_in_turn, smoothstep, strip, zoom_out
+from diffkit.illusions.filters import FILTERS, parse_filter
+from diffkit.illusions.views import parse_view
 from diffkit.pictures.files import write_gif
 from diffkit.pictures.images import from_tensor, to_tensor
 from diffkit.pictures.mp4 import need_mp4, write_mp4
-from diffkit.tasks.animate import enlarge, frames_between, parts_in_turn, smoothstep, strip, zoom_out
-from diffkit.views import parse_view
 
 
 def picture(size: int, mode: str = "RGB", seed: int = 0) -> Image.Image:

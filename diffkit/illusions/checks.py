@@ -16,8 +16,8 @@ from diffkit.tasks.edit import picture_shape
 from diffkit.types import View
 
 if TYPE_CHECKING:
+    from diffkit.illusions.drawing import Illusion
     from diffkit.models.hub import Repo
-    from diffkit.tasks.illusion import Illusion
 
 _LATENTS = 4
 _GREY = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow

@@ -14,16 +14,16 @@ from torch import Tensor
 from diffkit.engine.levels import network_level, out_of
 from diffkit.engine.schedules import make_noise_scheduler
 from diffkit.errors import NumericalError, UsageError
-from diffkit.filters import parse_filter
+from diffkit.illusions.contact_sheet import FRAME, KEPT, SIDE, _words, contact_sheet
+from diffkit.illusions.drawing import Illusion, draw, seen
+from diffkit.illusions.filters import parse_filter
+from diffkit.illusions.search import Candidate, Round, candidate_seeds, network_calls, rate, rounds, search
+from diffkit.illusions.views import parse_view
 from diffkit.models.ddpm import PixelCodec, RunMeta
 from diffkit.schema import NoiseSpec
-from diffkit.tasks.contact import FRAME, KEPT, SIDE, _words, contact_sheet
 from diffkit.tasks.generate import Settings
-from diffkit.tasks.illusion import Illusion, draw, seen
-from diffkit.tasks.search import Candidate, Round, candidate_seeds, network_calls, rate, rounds, search
 from diffkit.types import Cond, Prediction
-from diffkit.views import parse_view
-from tests.tasks.conftest import Counting
+from tests.support.families import Counting
 
 IDENTITY, FLIP = parse_view("identity"), parse_view("flip")
 
