@@ -11,12 +11,12 @@ import torch
 from glyph_judge import HEADS, NONE, Panel, Reader, same_glyph, split
 from torch import Tensor
 
-from diffkit.data.wording import DIGITS, GLYPHS, SHAPES, Subject, caption
+from diffkit.data.glyphs.wording import DIGITS, GLYPHS, SHAPES, Subject, caption
+from diffkit.jobs.inpaint import inpaint
+from diffkit.jobs.sample import Settings, generate
+from diffkit.jobs.sdedit import sdedit
 from diffkit.pictures.files import grid, write_png
 from diffkit.pictures.images import from_tensor, to_tensor
-from diffkit.tasks.generate import Settings, generate
-from diffkit.tasks.inpaint import inpaint
-from diffkit.tasks.sdedit import sdedit
 
 KEPT, CHANGED = 0.3, 0.9  # strengths of SDEdit
 SHIFT = 17  # places between a thing and the one that it is changed to

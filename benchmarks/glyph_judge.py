@@ -29,9 +29,9 @@ from judge import Settings, augment
 from torch import Tensor, nn
 
 from diffkit.data import open_dataset
-from diffkit.data.glyphs import GlyphSource
-from diffkit.data.wording import ANY_GLYPH, ANY_SHAPE, GLYPHS, INKS, LETTERS, SHAPES, Subject, parse
-from diffkit.schema import DatasetSpec
+from diffkit.data.glyphs.dataset import GlyphSource
+from diffkit.data.glyphs.wording import ANY_GLYPH, ANY_SHAPE, GLYPHS, INKS, LETTERS, SHAPES, Subject, parse
+from diffkit.recipes.schema import DatasetSpec
 from diffkit.training.fast import emulated, keep_memory
 
 NONE = "-"
@@ -174,7 +174,7 @@ def same_glyph(seen: str, wanted: str, *, twins: bool = False) -> bool:
 
 
 class Reader:
-    """A trained judge as a function of pictures (N, 3, 32, 32) in [-1, 1]; also a `diffkit.scores.Scorer`."""
+    """A trained judge as a function of pictures (N, 3, 32, 32) in [-1, 1]; also a `Scorer`."""
 
     tau = 1.0
 
@@ -206,7 +206,7 @@ class Reader:
 
 
 class Panel:
-    """Several judges as one `diffkit.scores.Scorer`: the mean of their log-probabilities."""
+    """Several judges as one `diffkit.evaluation.scorers.Scorer`: the mean of their log-probabilities."""
 
     tau = 1.0
 

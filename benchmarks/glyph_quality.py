@@ -22,11 +22,11 @@ from common import OUTPUTS, describe, finish, machine, parser, table
 from glyph_judge import HEADS, NONE, Reader, Verdict, load_judge
 from torch import Tensor
 
-from diffkit.data.wording import DIGITS, GLYPHS, INKS, LETTERS, SHAPES, Subject, caption
+from diffkit.data.glyphs.wording import DIGITS, GLYPHS, INKS, LETTERS, SHAPES, Subject, caption
+from diffkit.jobs.sample import Settings, generate
 from diffkit.models import load
 from diffkit.pictures.files import grid, write_png
 from diffkit.pictures.images import from_tensor
-from diffkit.tasks.generate import Settings, generate
 
 KINDS = ("digits", "letters", "shapes", "colours", "compositions")
 JUDGED_AS = {"digits": "digit", "letters": "letter", "shapes": "shape", "compositions": "composition"}

@@ -37,13 +37,13 @@ from glyph_edits import Bench, Tally, edits, inpainting, prompt
 from glyph_judge import Panel, Reader, load_judge, same_glyph
 from torch import Tensor
 
-from diffkit.data.wording import DIGITS, Subject, caption
+from diffkit.data.glyphs.wording import DIGITS, Subject, caption
 from diffkit.engine.settings import interval
 from diffkit.illusions.drawing import Illusion, draw, seen
 from diffkit.illusions.search import CUTS, rate, search
+from diffkit.jobs.anagram import make_anagram
+from diffkit.jobs.hybrid import make_hybrid
 from diffkit.models import load
-from diffkit.tasks.anagram import make_anagram
-from diffkit.tasks.hybrid import make_hybrid
 
 CHOOSERS = (1, 2, 3)  # seeds of the judges that choose
 TRICKS = ("anagrams", "pairs", "hybrids", "sdedit", "inpaint")

@@ -29,10 +29,10 @@ from glyph_tricks import NATURAL
 from torch import Tensor
 
 from diffkit.data import open_dataset
-from diffkit.data.glyphs import GlyphSource
-from diffkit.data.wording import GLYPHS
+from diffkit.data.glyphs.dataset import GlyphSource
+from diffkit.data.glyphs.wording import GLYPHS
 from diffkit.models import load
-from diffkit.schema import DatasetSpec
+from diffkit.recipes.schema import DatasetSpec
 
 SMALL, LARGE = 16, 64  # pixels: what is enlarged, and what comes out
 NAMES = tuple(name for pair in NATURAL for name in pair)

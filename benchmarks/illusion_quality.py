@@ -28,16 +28,16 @@ from common import OUTPUTS, describe, finish, machine, parser, table
 from judge import KINDS, held_out, judge_file
 from torch import Tensor
 
+from diffkit.evaluation.scorers import ClassifierScorer, Scorer, parse_scorer
 from diffkit.illusions.drawing import Illusion, seen, usual
 from diffkit.illusions.filters import FILTERS, parse_filter
 from diffkit.illusions.search import CUTS, search
 from diffkit.illusions.views import parse_view
+from diffkit.jobs.album import enlarged
+from diffkit.jobs.sample import Settings, generate
 from diffkit.models import load
 from diffkit.pictures.files import grid, write_png
 from diffkit.pictures.images import from_tensor
-from diffkit.scores import ClassifierScorer, Scorer, parse_scorer
-from diffkit.tasks.album import enlarged
-from diffkit.tasks.generate import Settings, generate
 
 # Digits whose shapes allow it; 6 and 9 are the easy ones. The first of a hybrid is read from afar.
 PAIRS = (

@@ -55,8 +55,8 @@ def ours(folder: Path, args: Any) -> tuple[Callable[[], Tensor], Callable[[], Te
     from diffkit.illusions.drawing import Illusion, draw
     from diffkit.illusions.filters import parse_filter
     from diffkit.illusions.views import parse_view
+    from diffkit.jobs.sample import Settings
     from diffkit.models import load
-    from diffkit.tasks.generate import Settings
 
     model = load(str(folder), device=args.device)
     if args.view == HYBRID:

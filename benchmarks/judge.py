@@ -25,10 +25,10 @@ import torch.nn.functional as F
 from common import OUTPUTS, finish, parser, table
 from torch import Tensor
 
-from diffkit.classifier import SmallCNN, load_classifier, save_classifier
 from diffkit.data import Batch, Loader, open_dataset
+from diffkit.evaluation.classifier import SmallCNN, load_classifier, save_classifier
 from diffkit.illusions.filters import parse_filter
-from diffkit.schema import DatasetSpec
+from diffkit.recipes.schema import DatasetSpec
 
 Classify = Callable[[Tensor], Tensor]
 

@@ -20,10 +20,10 @@ from common import OUTPUTS, describe, finish, machine, parser, table
 from judge import KINDS, load_judge, read
 from torch import Tensor
 
+from diffkit.jobs.sample import Settings, generate
 from diffkit.models import load
 from diffkit.pictures.files import grid, write_png
 from diffkit.pictures.images import from_tensor
-from diffkit.tasks.generate import Settings, generate
 
 PER_ROW = 10
 

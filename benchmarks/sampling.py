@@ -1,6 +1,6 @@
 """How much of a sampling run is spent outside the network: random numbers, scheduler, guidance, decoding, PIL images.
 
-The recipe `digits`' network (random weights, or those of RUN) draws pictures with DDIM by `diffkit.tasks.generate`. On
+The recipe `digits`' network (random weights, or those of RUN) draws pictures with DDIM by `diffkit.jobs.sample`. On
 the CPU the calls of the network are timed one by one and subtracted from the whole. As a check, and on a GPU (where a
 call only queues work) in place of it, the same number of bare calls with the same batch is timed alone. Medians of
 several rounds; loading and a warm-up are not counted.
@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from common import describe, finish, machine, parser, table
 
+from diffkit.jobs.sample import Settings, generate
 from diffkit.models.ddpm import DDPM
 from diffkit.pictures.images import from_tensor
-from diffkit.tasks.generate import Settings, generate
 
 
 def random_model(device: str) -> DDPM:
@@ -27,7 +27,7 @@ def random_model(device: str) -> DDPM:
     from diffkit.engine.schedules import make_noise_scheduler
     from diffkit.models.meta import RunMeta
     from diffkit.models.network import build_network
-    from diffkit.recipes import load_recipe
+    from diffkit.recipes.reading import load_recipe
 
     recipe = load_recipe("digits")
     size = recipe.dataset.resolution

@@ -86,7 +86,7 @@ def _encoded(picture: Any, kind: str) -> bytes:
 def make_model(folder: Path, preset: str, resolution: int) -> None:
     """Write the configuration that every contestant builds its network from."""
     from diffkit.models.network import build_network
-    from diffkit.schema import ModelSpec
+    from diffkit.recipes.schema import ModelSpec
 
     build_network(ModelSpec(preset=preset), shape=(3, resolution, resolution)).unet.save_config(folder)
 

@@ -35,9 +35,9 @@ from torch import Tensor
 
 from diffkit.illusions.drawing import Illusion, draw, seen
 from diffkit.illusions.stages import enlarge
+from diffkit.jobs.sample import Settings
 from diffkit.models import load
 from diffkit.pictures.files import grid, write_png
-from diffkit.tasks.generate import Settings
 
 READ = 32  # pixels that the judge reads
 SHOWN = 4  # illusions on a sheet

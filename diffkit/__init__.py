@@ -14,12 +14,12 @@ _EXPORTS = {
     "Cond": "diffkit.types",
     "DiffkitError": "diffkit.errors",
     "Prediction": "diffkit.types",
-    "Recipe": "diffkit.recipes",
+    "Recipe": "diffkit.recipes.reading",
     "Step": "diffkit.types",
     "cfg": "diffkit.engine.guidance",
     "denoise": "diffkit.engine.sampling",
     "load": "diffkit.models",
-    "load_recipe": "diffkit.recipes",
+    "load_recipe": "diffkit.recipes.reading",
     "train": "diffkit.training",
 }
 

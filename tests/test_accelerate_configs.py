@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from diffkit.recipes import recipe_folder
+from diffkit.recipes.reading import recipe_folder
 
 FOLDER = recipe_folder() / "accelerate"
 WANTED = {"multi-gpu": 8, "two-nodes": 16, "fsdp2": 8, "cpu": 2}

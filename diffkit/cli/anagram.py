@@ -56,7 +56,7 @@ def anagram(
     Any number of views: repeat --prompt and --view in pairs. Models with classes take --c1 and --c2, or --class.
     """
     from diffkit.errors import UsageError
-    from diffkit.tasks.anagram import make_anagram
+    from diffkit.jobs.anagram import make_anagram
 
     words, by_class = illusions.said(((p1, p2), (c1, c2)), prompts, classes)
     if words[:1] == [None]:

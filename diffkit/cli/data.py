@@ -12,7 +12,7 @@ from diffkit.cli.runner import Output, command
 
 if TYPE_CHECKING:
     from diffkit.data.check import Report
-    from diffkit.schema import DatasetSpec
+    from diffkit.recipes.schema import DatasetSpec
 
 PathOrName = Annotated[
     str, typer.Argument(metavar="PATH", help="An image folder, a parquet folder, a registered name or a Hub id.")
@@ -128,7 +128,7 @@ def _previewed(picture: Path, payload: dict[str, Any]) -> Output:
 def _spec(**fields: Any) -> DatasetSpec:
     """The dataset section that the options give."""
     from diffkit.errors import UsageError
-    from diffkit.schema import DatasetSpec
+    from diffkit.recipes.schema import DatasetSpec
 
     if fields["channels"] == 2:
         raise UsageError("--channels 2: images have 1 channel (grey) or 3 (RGB)")

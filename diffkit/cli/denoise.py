@@ -22,9 +22,9 @@ def register(app: typer.Typer) -> None:
 def denoise(image: Image = None, timesteps: Timesteps = "250,500,750", stride: Stride = 30) -> Plan:
     """Noise an image and remove it again by Gaussian blur, in one step and iteratively, with the PSNR of each."""
     from diffkit.cli.noise import whole_numbers
-    from diffkit.tasks import degrade
-    from diffkit.tasks.edit import fit
-    from diffkit.tasks.inputs import Given
+    from diffkit.jobs import denoise as degrade
+    from diffkit.jobs.edit import fit
+    from diffkit.jobs.inputs import Given
 
     levels, given = whole_numbers(timesteps), Given(image)
 

@@ -51,7 +51,7 @@ def finetune(
     Without a RECIPE: celebahq-finetune. The same command run again goes on where it stopped.
     """
     from diffkit.errors import UsageError
-    from diffkit.recipes import load_recipe
+    from diffkit.recipes.reading import load_recipe
 
     flags = train.training_flags(
         dataset=dataset, resolution=resolution, channels=channels, steps=steps, epochs=epochs, batch_size=batch_size,

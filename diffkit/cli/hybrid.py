@@ -64,7 +64,7 @@ def hybrid(
     More than two parts: repeat --prompt. With --reference one part is taken from a photo and has no prompt.
     """
     from diffkit.errors import UsageError
-    from diffkit.tasks.hybrid import USUAL_SPLIT, make_hybrid, read_reference
+    from diffkit.jobs.hybrid import USUAL_SPLIT, make_hybrid, read_reference
 
     words, by_class = illusions.said(((p1, p2), (c1, c2)), prompts, classes)
     if reference is None and fixed:

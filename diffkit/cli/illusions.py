@@ -226,14 +226,14 @@ class _Job:
     def _suit(self) -> None:
         """Take the split and the guidance that suit the small pictures of the model inside the package."""
         from diffkit.illusions.filters import parse_filter
-        from diffkit.tasks.hybrid import SMALL_GUIDANCE, SMALL_SPLIT
+        from diffkit.jobs.hybrid import SMALL_GUIDANCE, SMALL_SPLIT
 
         self.illusion = replace(self.illusion, split=parse_filter(SMALL_SPLIT), guidance=SMALL_GUIDANCE)
         self.about["illusion"] = self.illusion.describe()
         LOG.info("no --split: %s suits the small model, and guidance %g", SMALL_SPLIT, SMALL_GUIDANCE)
 
     def _check_search(self, repo: Any, text: bool, num: int) -> None:
-        from diffkit.scores import check_judge, parse_scorer
+        from diffkit.evaluation.scorers import check_judge, parse_scorer
 
         assert self.best_of is not None
         if num > self.best_of:
@@ -264,8 +264,8 @@ class _Job:
         """Draw one batch through all stages."""
         from diffkit.illusions import drawing as task
         from diffkit.illusions.display import strips
-        from diffkit.tasks.edit import Edit, pictures_of
-        from diffkit.tasks.generate import takes_prompts
+        from diffkit.jobs.edit import Edit, pictures_of
+        from diffkit.jobs.sample import takes_prompts
 
         assert self.ladder is not None
         images = task.draw(model, self.illusion, batch.seeds, batch.settings, batch.on_step)
@@ -279,10 +279,10 @@ class _Job:
     def pick(self, model: Any, settings: Any, seeds: list[int], batch_size: int) -> Picked:
         """Search for the best seeds."""
         from diffkit.cli.progress import Bar
+        from diffkit.evaluation.scorers import parse_scorer
         from diffkit.illusions.contact_sheet import contact_sheet
         from diffkit.illusions.drawing import visits
         from diffkit.illusions.search import Counted, search
-        from diffkit.scores import parse_scorer
 
         assert self.best_of is not None
         assert self.scorer is not None
@@ -322,7 +322,7 @@ class _Job:
     def later(self, settings: Any, count: int, batch_size: int, steps: int) -> dict[str, Any]:
         """What `--dry-run` adds: the further stages, and the search."""
         from diffkit.illusions.cascade import planned_steps
-        from diffkit.tasks.generate import batches
+        from diffkit.jobs.sample import batches
 
         assert self.ladder is not None
         stages = planned_steps(self.ladder, settings)

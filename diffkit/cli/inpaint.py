@@ -37,9 +37,9 @@ def inpaint(
 ) -> Plan:
     """Paint the white of a mask anew; what is black stays as it is, bit for bit."""
     from diffkit.errors import UsageError
-    from diffkit.tasks import inpaint as task
-    from diffkit.tasks.edit import fit, fit_mask
-    from diffkit.tasks.inputs import Given
+    from diffkit.jobs import inpaint as task
+    from diffkit.jobs.edit import fit, fit_mask
+    from diffkit.jobs.inputs import Given
 
     if image is not None and mask is None:
         raise UsageError("no MASK for the image", "Give a picture of its size: white is repainted, black is kept.")

@@ -27,16 +27,16 @@ def inspect(
     out: options.Out = None,
 ) -> Output:
     """Show what a model is made of: parts, parameters, noise schedule, the words it knows."""
+    from diffkit.models import inspect as task
     from diffkit.models.hub import open_repo
-    from diffkit.tasks import inspect as task
 
     repo = open_repo(model, revision=revision)
     facts = task.describe(repo)
     if prompt is not None:
         facts["tokens"] = task.tokens(repo, prompt)
     if image is not None:
+        from diffkit.jobs.album import Album
         from diffkit.pictures.images import open_image
-        from diffkit.tasks.album import Album
 
         task.check_vae(repo)
         album = Album("inspect", out, 1)

@@ -28,11 +28,11 @@ def interpolate(
 ) -> Plan:
     """Walk from one seed's picture to another's, or from one image to another, through DDIM's noise."""
     from diffkit.errors import UsageError
-    from diffkit.tasks import interpolate as task
-    from diffkit.tasks.edit import fit
-    from diffkit.tasks.inputs import Given
-    from diffkit.tasks.invert import exact_sampler
-    from diffkit.tasks.invert import visits as inversion
+    from diffkit.jobs import interpolate as task
+    from diffkit.jobs.edit import fit
+    from diffkit.jobs.inputs import Given
+    from diffkit.jobs.invert import exact_sampler
+    from diffkit.jobs.invert import visits as inversion
 
     if (image is None) != (image_b is None):
         raise UsageError("one image alone is no way", "Give two images, or none for seeds.")
@@ -49,7 +49,7 @@ def interpolate(
         )
 
     def visits(model: Any, settings: Any) -> list[float]:
-        from diffkit.tasks.generate import timesteps_of
+        from diffkit.jobs.sample import timesteps_of
 
         if not given:
             return timesteps_of(model, settings)

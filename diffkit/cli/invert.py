@@ -30,10 +30,10 @@ def invert(
     --prompt or --class says what the image shows; --guidance is that of the edit.
     """
     from diffkit.errors import UsageError
-    from diffkit.tasks import invert as task
-    from diffkit.tasks.edit import fit
-    from diffkit.tasks.generate import takes_prompts
-    from diffkit.tasks.inputs import Given
+    from diffkit.jobs import invert as task
+    from diffkit.jobs.edit import fit
+    from diffkit.jobs.inputs import Given
+    from diffkit.jobs.sample import takes_prompts
 
     if edit_prompt is not None and edit_class is not None:
         raise UsageError("--edit-prompt and --edit-class exclude each other", "Give one of them.")

@@ -67,11 +67,11 @@ def load_model(
     """
     from importlib import import_module
 
+    from diffkit.jobs.sample import TEXT_GUIDANCE
     from diffkit.models import family_of, load
     from diffkit.models.devices import keep_memory, pick_device
     from diffkit.models.hub import open_repo
     from diffkit.models.vocabulary import unknown_words
-    from diffkit.tasks.generate import TEXT_GUIDANCE
 
     pick_device(device)
     repo = open_repo(source, revision=revision)

@@ -39,11 +39,11 @@ def noise(
 ) -> Output:
     """Show what noise makes of an image, timestep by timestep."""
     from diffkit.engine.settings import seeds_from
+    from diffkit.jobs import denoise as degrade
+    from diffkit.jobs.album import Album
     from diffkit.pictures.examples import example_image
     from diffkit.pictures.files import versions, write_png
     from diffkit.pictures.images import cut_square, open_image, to_tensor
-    from diffkit.tasks import degrade
-    from diffkit.tasks.album import Album
 
     began = time.perf_counter()
     scheduler, name = _scheduler(model, revision, schedule)
@@ -79,7 +79,7 @@ def noise(
 def _scheduler(model: str | None, revision: str | None, schedule: str) -> tuple[Any, str]:
     if model is None:
         from diffkit.engine.schedules import make_noise_scheduler
-        from diffkit.schema import NoiseSpec
+        from diffkit.recipes.schema import NoiseSpec
 
         return make_noise_scheduler(NoiseSpec(schedule=schedule)), schedule
     from diffkit.models.ddpm import load_scheduler

@@ -137,7 +137,7 @@ def _run(
     if given["dry_run"]:
         return _estimate(source, given, plans, settings, groups)
     from diffkit.cli.sheet import Sheet, Tile
-    from diffkit.tasks.album import Album
+    from diffkit.jobs.album import Album
 
     seeds = given.get("company") or seeds_from(given["seed"], given["num"])
     album = Album(name, given["out"], len(seeds) * len(cells))
@@ -165,8 +165,8 @@ def sweep_sample(given: dict[str, Any], hub: str) -> Output:
     """Draw `sample`'s pictures for every combination of a sweep; `hub` as of `picture_command`."""
 
     def body(**own: Any) -> Plan:
-        from diffkit.tasks.edit import Edit, pictures_of
-        from diffkit.tasks.generate import generate, timesteps_of
+        from diffkit.jobs.edit import Edit, pictures_of
+        from diffkit.jobs.sample import generate, timesteps_of
 
         def draw(model: Any, batch: Batch) -> Any:
             import torch
@@ -241,7 +241,7 @@ def _load(source: str, given: dict[str, Any], cells: list[dict[str, Any]], own: 
 
 
 def _label(model: Any, values: dict[str, Any]) -> str | None:
-    from diffkit.tasks.generate import takes_prompts
+    from diffkit.jobs.sample import takes_prompts
 
     if takes_prompts(model):
         if values["label"] is not None:
@@ -257,7 +257,7 @@ def _label(model: Any, values: dict[str, Any]) -> str | None:
 
 
 def _recipe(name: str, values: dict[str, Any], own: list[str], plan: Plan, model: Any) -> dict[str, Any]:
-    from diffkit.tasks.album import make_recipe
+    from diffkit.jobs.album import make_recipe
 
     told = {key: values[key] for key in [*own, *_SHARED] if key not in _UNTOLD}
     defaults = {key: default for key, (_, default) in _SHARED.items()}
@@ -284,7 +284,7 @@ def digest(path: Path) -> str:
 def _estimate(
     source: str, given: dict[str, Any], plans: list[Plan], settings: list[Any], groups: list[list[int]]
 ) -> Output:
-    from diffkit.tasks.estimate import estimate
+    from diffkit.jobs.estimate import estimate
 
     all_facts = [
         estimate(

@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
 
 def list_recipes() -> Output:
     """List the recipes with what they train and what was measured."""
-    from diffkit.recipes import DEFAULT, find_recipe, load_recipe, read_header, recipe_names
+    from diffkit.recipes.reading import DEFAULT, find_recipe, load_recipe, read_header, recipe_names
 
     rows = []
     for name in recipe_names():
@@ -36,7 +36,7 @@ def list_recipes() -> Output:
 
 def show_recipe(recipe: RecipeName = None, set_: Set = None) -> Output:
     """Print a recipe as it resolves: defaults, file, environment and --set together."""
-    from diffkit.recipes import dump_yaml, load_recipe
+    from diffkit.recipes.reading import dump_yaml, load_recipe
 
     resolved = load_recipe(recipe, sets=set_ or ())
     return Output(resolved.model_dump(mode="json"), dump_yaml(resolved).splitlines())
@@ -46,7 +46,7 @@ def schema() -> Output:
     """Print the JSON schema of a recipe, which editors use to complete and to check."""
     import json
 
-    from diffkit.recipes import Recipe
+    from diffkit.recipes.reading import Recipe
 
     described = Recipe.model_json_schema()
     return Output(described, json.dumps(described, indent=2, ensure_ascii=False).splitlines())

@@ -171,7 +171,7 @@ def _one_batch(
 
 
 def _check_model(recipe: dict[str, Any], done: Output) -> None:
-    from diffkit.tasks.album import fingerprint
+    from diffkit.jobs.album import fingerprint
 
     then, now = recipe.get("model"), done.payload.get("model")
     if isinstance(then, dict) and isinstance(now, dict):

@@ -14,7 +14,7 @@ from diffkit.cli.runner import Output, command
 from diffkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from diffkit.tasks.generate import Settings
+    from diffkit.jobs.sample import Settings
 
 HUB = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 # What the model that ships with diffkit draws where nothing is asked for.
@@ -110,7 +110,7 @@ def sample(
     assert source is not None
     if dry_run:
         return _estimate(source, revision, settings, num or max(1, len(_split(classes)), len(prompt or [])), batch_size)
-    from diffkit.tasks.album import Album, Film, make_recipe, plain_name
+    from diffkit.jobs.album import Album, Film, make_recipe, plain_name
 
     Album("sample", out, num or 1)  # fails before anything is loaded
     rank, world, place, wait = _processes(device)
@@ -164,7 +164,7 @@ def _draw(
     recipe: dict[str, Any], batch_size: int, rank: int, world: int,
 ) -> tuple[list[float], int]:  # fmt: skip
     """Draw and write this process's pictures; return the timesteps and the network calls of the whole job."""
-    from diffkit.tasks.generate import batches, generate, takes_prompts, timesteps_of
+    from diffkit.jobs.sample import batches, generate, takes_prompts, timesteps_of
 
     visited, kind = timesteps_of(model, settings), "prompt" if takes_prompts(model) else "class"
     pictures.warn_unguided(model, settings, visited)
@@ -232,7 +232,7 @@ def _split(classes: list[str] | None) -> list[str]:
 
 def _labels(model: Any, classes: list[str] | None, prompts: list[str] | None) -> list[str | None]:
     """Return what was asked for: prompts, or classes in the model's own spelling; [None] where nothing was."""
-    from diffkit.tasks.generate import takes_prompts
+    from diffkit.jobs.sample import takes_prompts
 
     if takes_prompts(model):
         if classes:
@@ -271,7 +271,7 @@ def _processes(device: str) -> tuple[int, int, str, Any]:
 
 
 def _estimate(source: str, revision: str | None, settings: Settings, count: int, batch_size: int) -> Output:
-    from diffkit.tasks.estimate import estimate
+    from diffkit.jobs.estimate import estimate
 
     facts = estimate(source, revision, settings, count, batch_size)
     shown = ", ".join(f"{t:g}" for t in facts["timesteps"])

@@ -31,9 +31,9 @@ def sdedit(
 ) -> Plan:
     """Draw an image anew: noise it up to --strength and denoise it, by class, by prompt or freely."""
     from diffkit.errors import UsageError
-    from diffkit.tasks import sdedit as task
-    from diffkit.tasks.edit import fit, fit_mask
-    from diffkit.tasks.inputs import Given
+    from diffkit.jobs import sdedit as task
+    from diffkit.jobs.edit import fit, fit_mask
+    from diffkit.jobs.inputs import Given
 
     if not 0.0 < strength <= 1.0:
         raise UsageError(f"--strength {strength:g} is not in (0, 1]", "1 is pure noise, 0.1 keeps nearly everything.")

@@ -49,9 +49,9 @@ class Sheet:
         from diffkit.cli.pictures import Batch, warn_unguided
         from diffkit.cli.progress import Bar
         from diffkit.engine.settings import merged
+        from diffkit.jobs.album import Film
+        from diffkit.jobs.sample import batches
         from diffkit.pictures.files import write_png
-        from diffkit.tasks.album import Film
-        from diffkit.tasks.generate import batches
 
         self.found = None if plan.pick is None else self._pick(tiles[0], plan, seeds, batch_size)
         seeds = seeds if self.found is None else self.found.seeds
@@ -120,7 +120,7 @@ class Sheet:
     ) -> tuple[dict[str, Any], list[str]]:
         """Write the sheet and the animation; return the JSON and the lines."""
         from diffkit.cli.loading import seconds
-        from diffkit.tasks.album import plain_name
+        from diffkit.jobs.album import plain_name
 
         drawn = time.perf_counter()
         places = {cell.label: k for k, cell in enumerate(self.table.combinations)}
@@ -168,8 +168,8 @@ class Sheet:
         return str(path)
 
     def _animation(self) -> str | None:
+        from diffkit.jobs.album import enlarged
         from diffkit.pictures.files import write_gif
-        from diffkit.tasks.album import enlarged
 
         frames = [enlarged(frame) for frame in self.frames] if self.frames else self.film.frames if self.film else []
         if not self.gif or not frames:

@@ -11,7 +11,7 @@ from diffkit.cli import options
 from diffkit.cli.runner import LOG, SESSION, Output, command, settle
 
 if TYPE_CHECKING:
-    from diffkit.schema import Recipe
+    from diffkit.recipes.schema import Recipe
 
 # The flags that `train` and `finetune` share: each is a shorthand of a recipe's field.
 Dataset = Annotated[str | None, typer.Option(help="A registered name, a Hub id, an image folder, a parquet folder.")]
@@ -64,7 +64,7 @@ def train(
 
     The same command run again goes on where it stopped.
     """
-    from diffkit.recipes import load_recipe
+    from diffkit.recipes.reading import load_recipe
 
     flags = training_flags(
         dataset=dataset, resolution=resolution, channels=channels, steps=steps, epochs=epochs, batch_size=batch_size,

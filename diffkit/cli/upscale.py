@@ -23,10 +23,10 @@ def register(app: typer.Typer) -> None:
 def upscale(image: Image = None, noise_level: NoiseLevel = None) -> Plan:
     """Enlarge an image by DeepFloyd's stage II, or with -m stabilityai/stable-diffusion-x4-upscaler by stage III."""
     from diffkit.errors import UsageError
+    from diffkit.jobs import upscale as task
+    from diffkit.jobs.sample import takes_prompts, timesteps_of
     from diffkit.pictures.examples import example_image
     from diffkit.pictures.images import open_image
-    from diffkit.tasks import upscale as task
-    from diffkit.tasks.generate import takes_prompts, timesteps_of
 
     picture = open_image(image) if image is not None else example_image(3, 64)
 

@@ -18,7 +18,7 @@ from diffkit.data.store import fits
 from diffkit.data.streaming import Examples
 from diffkit.errors import DataError, UsageError
 from diffkit.pictures.images import image_info, is_grey, open_image, parse_color
-from diffkit.schema import DatasetSpec
+from diffkit.recipes.schema import DatasetSpec
 
 LOG = logging.getLogger("diffkit.data")
 

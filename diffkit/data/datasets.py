@@ -16,13 +16,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from diffkit.data.folder import FolderSource
-from diffkit.data.glyphs import Glyphs
+from diffkit.data.glyphs.dataset import Glyphs
 from diffkit.data.sources import ArraySource, Source, TableSource, broken
 from diffkit.data.streaming import Examples
 from diffkit.errors import DataError, UsageError, did_you_mean
 from diffkit.pictures.images import is_grey, parse_color
+from diffkit.recipes.schema import DatasetSpec
 from diffkit.registry import Registry
-from diffkit.schema import DatasetSpec
 
 LOG = logging.getLogger("diffkit.data")
 

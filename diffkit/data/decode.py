@@ -21,7 +21,7 @@ from diffkit.data import order
 from diffkit.data.sources import Source, broken
 from diffkit.errors import DataError
 from diffkit.pictures.images import cut_square, shorter_side, to_array, with_channels
-from diffkit.schema import DatasetSpec
+from diffkit.recipes.schema import DatasetSpec
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 Item = Pixels | DataError

@@ -16,7 +16,7 @@ from diffkit.data.columns import encode_classes, find_columns
 from diffkit.data.sources import SPLITS, Labels, first_text
 from diffkit.errors import DataError
 from diffkit.pictures.images import EXTENSIONS, MAX_BYTES, open_image
-from diffkit.schema import DatasetSpec
+from diffkit.recipes.schema import DatasetSpec
 
 LOG = logging.getLogger("diffkit.data")
 

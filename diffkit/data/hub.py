@@ -12,7 +12,7 @@ from typing import Any
 
 from diffkit.data.sources import SPLITS
 from diffkit.errors import DataError, ModelError
-from diffkit.schema import DatasetSpec
+from diffkit.recipes.schema import DatasetSpec
 
 LOG = logging.getLogger("diffkit.data")
 

@@ -24,7 +24,7 @@ from diffkit.data.store import MemoryStore, fits
 from diffkit.data.streaming import StreamReader
 from diffkit.errors import DataError, UsageError
 from diffkit.pictures.images import to_float
-from diffkit.schema import DatasetSpec
+from diffkit.recipes.schema import DatasetSpec
 
 LOG = logging.getLogger("diffkit.data")
 

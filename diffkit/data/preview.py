@@ -9,7 +9,7 @@ from diffkit.data.datasets import open_dataset
 from diffkit.data.loader import Loader
 from diffkit.pictures.files import grid, output_folder, write_png
 from diffkit.pictures.images import from_tensor
-from diffkit.schema import DatasetSpec
+from diffkit.recipes.schema import DatasetSpec
 
 
 def preview(spec: DatasetSpec, *, num: int, seed: int, out: Path | None) -> tuple[Path, dict[str, Any]]:

@@ -15,7 +15,7 @@ from PIL import Image
 from diffkit.data.columns import Columns, encode_classes, feature_kinds, find_columns
 from diffkit.errors import DataError
 from diffkit.pictures.images import open_image
-from diffkit.schema import DatasetSpec
+from diffkit.recipes.schema import DatasetSpec
 
 Labels = np.ndarray[Any, np.dtype[np.int64]]
 SPLITS = {

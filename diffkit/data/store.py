@@ -16,7 +16,7 @@ from diffkit.data.decode import Decoder, Pixels, chunks, crop_offset, read_ahead
 from diffkit.data.order import Floats, Ints
 from diffkit.data.sources import broken
 from diffkit.errors import DataError
-from diffkit.schema import DatasetSpec
+from diffkit.recipes.schema import DatasetSpec
 
 LARGEST = 4 * 2**30  # bytes; beyond, decoding before the first step would take too long to be worth it
 SERIAL = 2048  # images that one process decodes sooner than workers have started

@@ -23,7 +23,7 @@ from diffkit.data.decode import Pixels, augmentation, crop, prepare
 from diffkit.data.sources import broken, encoded_bytes, first_text
 from diffkit.errors import DataError
 from diffkit.pictures.images import open_image
-from diffkit.schema import DatasetSpec
+from diffkit.recipes.schema import DatasetSpec
 
 LOG = logging.getLogger("diffkit.data")
 

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
 from diffkit.errors import UsageError, did_you_mean
+from diffkit.recipes.schema import NoiseSpec
 from diffkit.registry import Registry
-from diffkit.schema import NoiseSpec
 
 LOG = logging.getLogger("diffkit.engine.schedules")
 

@@ -16,7 +16,7 @@ from diffkit.errors import UsageError
 from diffkit.illusions.checks import Space, check_sizes, name_of, space_in
 from diffkit.illusions.drawing import Illusion, usual
 from diffkit.illusions.stages import NOISE_LEVEL
-from diffkit.tasks.generate import Settings
+from diffkit.jobs.sample import Settings
 
 LOG = logging.getLogger("diffkit.tasks")
 
@@ -209,8 +209,8 @@ def planned_steps(ladder: Ladder, settings: Settings) -> list[dict[str, Any]]:
         ModelError: A stage is not there.
     """
     from diffkit.illusions.drawing import visits
+    from diffkit.jobs.estimate import preview
     from diffkit.models.hub import open_repo
-    from diffkit.tasks.estimate import preview
 
     found = []
     for name, how in ((ladder.two, above(settings)), (ladder.three, Settings(steps=ladder.steps_3))):

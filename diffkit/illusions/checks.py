@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffkit.errors import UsageError
-from diffkit.tasks.edit import picture_shape
+from diffkit.jobs.edit import picture_shape
 from diffkit.types import View
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Space:
 
 def space_of(model: Any) -> Space:
     """Return where a loaded model draws."""
-    from diffkit.tasks.generate import takes_prompts
+    from diffkit.jobs.sample import takes_prompts
 
     channels, *picture = picture_shape(model)
     return Space(
@@ -68,9 +68,9 @@ def space_in(repo: Repo) -> Space:
     Raises:
         ModelError: No family can load it, or a file is missing.
     """
+    from diffkit.jobs.sample import TEXT_GUIDANCE
     from diffkit.models import family_of
     from diffkit.models.hub import load_config
-    from diffkit.tasks.generate import TEXT_GUIDANCE
 
     family = family_of(repo)
     config = load_config(repo, repo.part("unet"), "config.json")

@@ -23,8 +23,8 @@ from diffkit.illusions.checks import check_fit, latent_way, name_of, reference_f
 from diffkit.illusions.composition import Illusion as Illusion
 from diffkit.illusions.composition import seen as seen
 from diffkit.illusions.latents import Instances, synced
-from diffkit.tasks.edit import OnStep, walked
-from diffkit.tasks.generate import Settings, guidance_of, guided, numbers, prepare, scales, takes_prompts
+from diffkit.jobs.edit import OnStep, walked
+from diffkit.jobs.sample import Settings, guidance_of, guided, numbers, prepare, scales, takes_prompts
 from diffkit.types import Cond, Denoiser, Step
 
 STEPS = 30

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from diffkit.engine.settings import seeds_from
 from diffkit.errors import UsageError
-from diffkit.tasks.generate import batches
+from diffkit.jobs.sample import batches
 
 # Measured on digits: the best of eight was in the better half of the clean estimates in 18 of 22 groups (chance: 11)
 # halfway through, and in as many or fewer at 0.4, 0.6 and 0.7.

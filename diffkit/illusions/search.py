@@ -1,7 +1,7 @@
 """The best of many seeds: illusions are sampled, scored view by view, dropped early where they fail, and the best kept.
 
-Holds the search; its plan is in `rounds.py`, what is drawn in `illusion.py`, how it is judged in `diffkit.scores`, the
-contact sheet in `contact.py`.
+Holds the search; its plan is in `halving.py`, what is drawn in `drawing.py`, how it is judged in
+`diffkit.evaluation.scorers`, the contact sheet in `contact_sheet.py`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from diffkit.engine.levels import x0_of
 from diffkit.engine.samplers import is_memoryless
 from diffkit.engine.sampling import denoise, generators, pure_noise
 from diffkit.errors import UsageError
+from diffkit.evaluation.scorers import Scorer, alignment, concealment, score_matrix
 from diffkit.illusions.drawing import Illusion, decoded, held, illusion_net, seen, usual, working
 from diffkit.illusions.halving import CUTS as CUTS
 from diffkit.illusions.halving import Round as Round
 from diffkit.illusions.halving import candidate_seeds as candidate_seeds
 from diffkit.illusions.halving import network_calls as network_calls
 from diffkit.illusions.halving import rounds as rounds
-from diffkit.scores import Scorer, alignment, concealment, score_matrix
-from diffkit.tasks.generate import Settings, batches, prepare
+from diffkit.jobs.sample import Settings, batches, prepare
 from diffkit.types import Cond, Denoiser, Prediction, Step
 
 LOG = logging.getLogger("diffkit.tasks")

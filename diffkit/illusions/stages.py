@@ -20,8 +20,8 @@ from diffkit.errors import UsageError
 from diffkit.illusions.checks import about_latents, check_sizes, space_of
 from diffkit.illusions.drawing import Illusion, draw_from, usual, working
 from diffkit.illusions.tiles import Windowed
-from diffkit.tasks.edit import OnStep
-from diffkit.tasks.generate import Settings
+from diffkit.jobs.edit import OnStep
+from diffkit.jobs.sample import Settings
 
 LOG = logging.getLogger("diffkit.tasks")
 

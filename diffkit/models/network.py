@@ -20,7 +20,7 @@ from diffkit.errors import UsageError
 from diffkit.models import meta as meta_file
 from diffkit.models.meta import RunMeta
 from diffkit.models.presets import padded_size, unet_arguments
-from diffkit.schema import ModelSpec
+from diffkit.recipes.schema import ModelSpec
 
 LOG = logging.getLogger("diffkit.models")
 

@@ -21,7 +21,7 @@ from diffkit.models.hub import quiet_libraries
 from diffkit.models.meta import RunMeta
 from diffkit.models.presets import padded_size, text_unet_arguments
 from diffkit.models.text_encoder import embeddings, make_encoder, tokenize, word_tokenizer
-from diffkit.schema import ModelSpec
+from diffkit.recipes.schema import ModelSpec
 
 _TABLE_BYTES = 1 << 29  # a frozen encoder's embeddings are kept up to this size, else made anew for every batch
 

@@ -13,7 +13,7 @@ from diffkit.models.attention import set_attention
 from diffkit.models.ddpm import DDPMNetwork, PixelCodec, build_network
 from diffkit.models.meta import RunMeta
 from diffkit.models.text_network import TextNetwork, build_text_network
-from diffkit.schema import Recipe
+from diffkit.recipes.schema import Recipe
 from diffkit.training import fast, rng
 from diffkit.training.ema import EMA
 from diffkit.training.loop import TrainState

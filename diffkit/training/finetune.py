@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from diffkit.errors import ModelError, UsageError
 from diffkit.models.ddpm import DDPMNetwork
 from diffkit.models.hub import Repo, load_component, open_repo
-from diffkit.schema import Recipe
+from diffkit.recipes.schema import Recipe
 
 LOG = logging.getLogger(__name__)
 _KEPT = ("prediction", "schedule", "timesteps", "zero_terminal_snr")

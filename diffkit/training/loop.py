@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from diffkit.errors import ResourceError
 from diffkit.models.ddpm import PixelCodec
-from diffkit.schema import Recipe
+from diffkit.recipes.schema import Recipe
 from diffkit.training import rng
 from diffkit.training.ema import EMA
 from diffkit.training.objectives import Draw, Objective, drop_labels

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from diffkit.recipes.schema import NoiseSpec, parse_timestep_bias
 from diffkit.registry import Registry
-from diffkit.schema import NoiseSpec, parse_timestep_bias
 from diffkit.training.bound import Bound
 
 Network = Callable[..., Tensor]

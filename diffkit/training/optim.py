@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffkit.schema import TrainingSpec
+from diffkit.recipes.schema import TrainingSpec
 
 
 def make_optimizer(network: nn.Module, spec: TrainingSpec, device: torch.device) -> torch.optim.AdamW:

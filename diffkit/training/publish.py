@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffkit.errors import ModelError, UsageError
-from diffkit.schema import Recipe
+from diffkit.recipes.schema import Recipe
 
 LOG = logging.getLogger(__name__)
 _LEFT_OUT = [

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from diffkit import recipes
 from diffkit.models.ddpm import DDPM, save_network, save_pipeline
 from diffkit.models.meta import RunMeta
 from diffkit.models.text_encoder import vocabulary
 from diffkit.models.text_network import TextNetwork, save_text_pipeline
-from diffkit.schema import Recipe
+from diffkit.recipes import reading as recipes
+from diffkit.recipes.schema import Recipe
 from diffkit.training import rng
 from diffkit.training.build import Network
 from diffkit.training.ema import EMA

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from diffkit import recipes
 from diffkit.errors import NumericalError, Terminated, UsageError
-from diffkit.schema import Recipe
+from diffkit.recipes import reading as recipes
+from diffkit.recipes.schema import Recipe
 from diffkit.training import build, checkpoint, fast, publish, result, rng
 from diffkit.training import state as states
 from diffkit.training.lock import hold, prepare_folder

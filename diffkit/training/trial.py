@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffkit.schema import Recipe
+from diffkit.recipes.schema import Recipe
 from diffkit.training import build, fast
 from diffkit.training.ema import EMA
 from diffkit.training.optim import make_optimizer

@@ -186,7 +186,7 @@ def test_a_view_of_one_s_own(run_cli, classes: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def judge(tmp_path: Path) -> Path:
-    from diffkit.classifier import SmallCNN, save_classifier
+    from diffkit.evaluation.classifier import SmallCNN, save_classifier
 
     torch.manual_seed(0)
     save_classifier(tmp_path / "judge.safetensors", SmallCNN(8, 3).eval(), ["zero", "one", "two, three"])
@@ -234,7 +234,7 @@ def test_the_winners_are_finished_together(
     run_cli, floyd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Drawn again and through stage II in batches: one call per step for all; each replays with those beside it."""
-    from diffkit.classifier import SmallCNN, save_classifier
+    from diffkit.evaluation.classifier import SmallCNN, save_classifier
     from diffkit.models.deepfloyd import DeepFloyd
 
     torch.manual_seed(0)

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from diffkit.recipes import Recipe, load_recipe, recipe_names
+from diffkit.recipes.reading import Recipe, load_recipe, recipe_names
 
 
 def test_list_shows_every_recipe_with_what_was_measured(run_cli: Any) -> None:

@@ -13,11 +13,11 @@ from PIL import Image
 
 from diffkit.engine.schedules import make_noise_scheduler
 from diffkit.errors import ModelError
+from diffkit.jobs.sample import batches
 from diffkit.models import hub
 from diffkit.models.ddpm import RunMeta, build_network, save_network, save_pipeline
 from diffkit.pictures.files import read_recipe
-from diffkit.schema import ModelSpec, NoiseSpec
-from diffkit.tasks.generate import batches
+from diffkit.recipes.schema import ModelSpec, NoiseSpec
 
 
 def make_run(

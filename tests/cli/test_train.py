@@ -134,7 +134,7 @@ def test_the_flags_are_shorthands_and_the_resolved_recipe_is_written(run_cli, tm
     ran = run_cli("train", "--steps", "2", "--batch-size", "4", "--resolution", "8", "--lr", "0.002", "--seed", "5",
                   "--out", str(tmp_path / "run"), "--json", *items)  # fmt: skip
     assert ran.code == 0, ran.stderr
-    from diffkit.recipes import load_recipe
+    from diffkit.recipes.reading import load_recipe
 
     recipe = load_recipe(str(tmp_path / "run" / "resolved.yaml"), environ={})
     training = recipe.training

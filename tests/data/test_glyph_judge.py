@@ -8,7 +8,7 @@ import pytest
 import torch
 from glyph_support import fake_mnist
 
-from diffkit.data.wording import GLYPHS, INKS, SHAPES, Subject, caption, parse
+from diffkit.data.glyphs.wording import GLYPHS, INKS, SHAPES, Subject, caption, parse
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="benchmarks are not part of this installation")
@@ -32,8 +32,8 @@ def quality(judge):
 def test_truth_is_what_the_pictures_show(judge, tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFKIT_MNIST", str(fake_mnist(tmp_path)))
     images, truth = judge.split("train", 200)
-    from diffkit.data.glyphs import Glyphs
-    from diffkit.schema import DatasetSpec
+    from diffkit.data.glyphs.dataset import Glyphs
+    from diffkit.recipes.schema import DatasetSpec
 
     source = Glyphs(size=200).open(DatasetSpec(name="glyphs", resolution=32))
     names = {head: [judge.HEADS[head][i] for i in rows.tolist()] for head, rows in truth.items()}

@@ -12,12 +12,13 @@ from data_support import loader, same, take
 from glyph_support import fake_mnist, handwriting
 from PIL import Image
 
-from diffkit.data import drawing, fonts, glyphs, wording
-from diffkit.data.composition import BOTH, SHAPE, SHARES, Plan
+from diffkit.data.glyphs import dataset as glyphs
+from diffkit.data.glyphs import drawing, fonts, wording
+from diffkit.data.glyphs.composition import BOTH, SHAPE, SHARES, Plan
+from diffkit.data.glyphs.wording import GLYPHS, INKS, LETTERS, SHAPES, Subject
 from diffkit.data.preview import preview
-from diffkit.data.wording import GLYPHS, INKS, LETTERS, SHAPES, Subject
 from diffkit.errors import DataError, ModelError, UsageError
-from diffkit.schema import DatasetSpec
+from diffkit.recipes.schema import DatasetSpec
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from torch import Tensor
 from diffkit.engine.samplers import SAMPLERS, GridDDIM, GridDDPM, make_sampler
 from diffkit.engine.sampling import denoise, generators, pure_noise, set_grid
 from diffkit.errors import NumericalError, UsageError
+from diffkit.jobs.sample import Settings, generate
 from diffkit.models.ddpm import DDPM, DDPMNetwork, RunMeta
-from diffkit.tasks.generate import Settings, generate
 from diffkit.types import Cond, Prediction
 
 SEEDS = [3, 11, 7]

@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from diffkit.engine.samplers import make_sampler
 from diffkit.engine.schedules import PREDICTIONS, SCHEDULES, make_noise_scheduler
 from diffkit.errors import UsageError
-from diffkit.schema import NoiseSpec
+from diffkit.recipes.schema import NoiseSpec
 
 
 def abar(schedule: str, timesteps: int = 1000, **more) -> torch.Tensor:

@@ -17,11 +17,11 @@ from diffkit.illusions.drawing import Illusion, draw, illusion_net, seen, usual,
 from diffkit.illusions.filters import parse_filter
 from diffkit.illusions.latents import Instances
 from diffkit.illusions.views import VIEWS, parse_view
+from diffkit.jobs.anagram import make_anagram
+from diffkit.jobs.hybrid import make_hybrid
+from diffkit.jobs.sample import Settings, generate
 from diffkit.models.ddpm import PixelCodec
 from diffkit.models.hub import open_repo
-from diffkit.tasks.anagram import make_anagram
-from diffkit.tasks.generate import Settings, generate
-from diffkit.tasks.hybrid import make_hybrid
 from diffkit.types import Cond, Prediction
 from tests.engine.test_levels import base_of
 from tests.support.families import FAMILIES, Counting, label_of

@@ -33,8 +33,8 @@ from diffkit.illusions.drawing import Illusion, draw
 from diffkit.illusions.filters import parse_filter
 from diffkit.illusions.stages import refine
 from diffkit.illusions.views import parse_view
+from diffkit.jobs.sample import Settings
 from diffkit.models import load
-from diffkit.tasks.generate import Settings
 from tests.support.tiny_if import make_tiny_if
 
 PROMPTS = ("an oil painting of a dog", "a photo of a village")

@@ -19,9 +19,9 @@ from diffkit.illusions.drawing import Illusion, draw, seen
 from diffkit.illusions.filters import parse_filter
 from diffkit.illusions.search import Candidate, Round, candidate_seeds, network_calls, rate, rounds, search
 from diffkit.illusions.views import parse_view
+from diffkit.jobs.sample import Settings
 from diffkit.models.ddpm import PixelCodec, RunMeta
-from diffkit.schema import NoiseSpec
-from diffkit.tasks.generate import Settings
+from diffkit.recipes.schema import NoiseSpec
 from diffkit.types import Cond, Prediction
 from tests.support.families import Counting
 

@@ -18,10 +18,10 @@ from diffkit.illusions.filters import parse_filter
 from diffkit.illusions.stages import enlarge, refine
 from diffkit.illusions.tiles import Windowed, by_tiles, starts, tiled
 from diffkit.illusions.views import parse_view
+from diffkit.jobs.sample import Settings
+from diffkit.jobs.upscale import upscale
 from diffkit.models import load
 from diffkit.pictures.images import from_tensor, to_tensor
-from diffkit.tasks.generate import Settings
-from diffkit.tasks.upscale import upscale
 from diffkit.types import Cond, Prediction
 from tests.models.conftest import make_if, make_sd
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from diffusers import IFPipeline
 
-from diffkit.data.wording import captions, vocabulary
+from diffkit.data.glyphs.wording import captions, vocabulary
+from diffkit.jobs.invert import invert
+from diffkit.jobs.sample import Settings, effective_guidance, generate, guidance_of
 from diffkit.models import load
 from diffkit.models.vocabulary import BUNDLED, bundled, unknown_words
 from diffkit.pictures.examples import example_image
 from diffkit.pictures.images import to_tensor
-from diffkit.tasks.generate import Settings, effective_guidance, generate, guidance_of
-from diffkit.tasks.invert import invert
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from diffkit.models.ddpm import (
 )
 from diffkit.models.hub import open_repo
 from diffkit.models.presets import PRESETS, padded_size, unet_arguments
-from diffkit.schema import ModelSpec, NoiseSpec
+from diffkit.recipes.schema import ModelSpec, NoiseSpec
 from diffkit.types import Cond
 from tests.models.conftest import make_flat
 

@@ -15,7 +15,7 @@ from diffkit.models.presets import TEXT_PRESETS
 from diffkit.models.text import EmbeddingCache, PromptEncoder
 from diffkit.models.text_encoder import EOS, PAD, UNK, pieces, tokenize, vocabulary, word_tokenizer
 from diffkit.models.text_network import build_text_network, save_text_pipeline
-from diffkit.schema import ModelSpec, NoiseSpec
+from diffkit.recipes.schema import ModelSpec, NoiseSpec
 
 CAPTIONS = ["a Red heart", "the letter A", "a heart, on a red disc", "a three", ""]
 SHAPE = (3, 8, 8)

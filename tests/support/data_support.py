@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from diffkit.data import Batch, Loader, open_dataset
-from diffkit.schema import DatasetSpec
+from diffkit.recipes.schema import DatasetSpec
 
 
 def picture(seed: int, width: int = 12, height: int = 12, mode: str = "RGB") -> Image.Image:

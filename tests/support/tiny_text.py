@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from diffkit.recipes import load_recipe
+from diffkit.recipes.reading import load_recipe
 
 CAPTIONS = ("a Red disc", "a blue disc", "a red square, filled", "a blue square", "")
 

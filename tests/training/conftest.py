@@ -3,7 +3,7 @@
 import pytest
 from tiny_run import TINY
 
-from diffkit.recipes import load_recipe
+from diffkit.recipes.reading import load_recipe
 
 
 @pytest.fixture

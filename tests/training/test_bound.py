@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from diffkit.engine.schedules import make_noise_scheduler
-from diffkit.schema import NoiseSpec
+from diffkit.recipes.schema import NoiseSpec
 from diffkit.training import rng
 from diffkit.training.bound import Bound, discrete_log_likelihood, gaussian_kl
 from diffkit.training.objectives import make_objective

@@ -109,7 +109,7 @@ from diffkit.training import checkpoint, state as states
 from diffkit.training.ema import EMA
 from diffkit.training.loop import TrainState
 from diffkit.training.optim import make_optimizer, gradient_norm, step_unless
-from diffkit.schema import TrainingSpec
+from diffkit.recipes.schema import TrainingSpec
 
 root = Path(sys.argv[1])
 dist.init_process_group("gloo")

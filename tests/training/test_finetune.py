@@ -11,7 +11,7 @@ from tiny_run import TINY
 
 from diffkit.errors import UsageError
 from diffkit.models import load
-from diffkit.recipes import load_recipe
+from diffkit.recipes.reading import load_recipe
 from diffkit.training import fit
 from diffkit.training.finetune import fit_input, fit_output, load_pretrained
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffkit.engine.schedules import make_noise_scheduler
-from diffkit.schema import NoiseSpec
+from diffkit.recipes.schema import NoiseSpec
 from diffkit.training import rng
 from diffkit.training.objectives import OBJECTIVES, drop_labels, make_objective
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from diffkit.schema import TrainingSpec
+from diffkit.recipes.schema import TrainingSpec
 from diffkit.training.ema import EMA
 from diffkit.training.optim import Plateau, gradient_norm, learning_rate, make_optimizer, step_unless
 

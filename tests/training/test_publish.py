@@ -72,7 +72,7 @@ def hub():
 PUSH = """
 import sys
 from pathlib import Path
-from diffkit.recipes import load_recipe
+from diffkit.recipes.reading import load_recipe
 from diffkit.training import publish
 recipe = load_recipe("digits", sets=["output.hub_id=me/drawn", *sys.argv[2:]], environ={})
 print(publish.push(Path(sys.argv[1]), recipe))
@@ -92,7 +92,7 @@ def push(folder, hub, *sets):
 def finished(tmp_path_factory):
     from tiny_run import TINY
 
-    from diffkit.recipes import load_recipe
+    from diffkit.recipes.reading import load_recipe
 
     folder = tmp_path_factory.mktemp("runs") / "drawn"
     fit(load_recipe("digits", sets=[*TINY, "training.steps=4", f"output.dir={folder}"], environ={}))

@@ -15,7 +15,7 @@ from diffkit.engine.guidance import cfg
 from diffkit.engine.sampling import denoise, generators, pure_noise, set_grid
 from diffkit.errors import DataError, UsageError
 from diffkit.models import load
-from diffkit.recipes import load_recipe
+from diffkit.recipes.reading import load_recipe
 from diffkit.training import fit
 from diffkit.training.estimate import estimate_recipe
 

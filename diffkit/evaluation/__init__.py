@@ -1,0 +1,1 @@
+"""Evaluation: how well pictures match prompts, by scorers of several kinds. Nothing here draws a picture."""

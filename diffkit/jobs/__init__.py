@@ -1,0 +1,1 @@
+"""Picture commands: one file each, and the way from a command to files."""

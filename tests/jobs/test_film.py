@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from diffkit.jobs.album import FILM_SIDE, Film
+from diffkit.pictures.files import grid
+from diffkit.types import Step
+
+
+class Plain:
+    def decode(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def shot(count: int, side: int, columns: int | None = None) -> tuple[Film, torch.Tensor]:
+    x = (torch.arange(side * side).reshape(1, 1, side, side) % 7 / 3.5 - 1).expand(count, 3, side, side)
+    film = Film(Plain(), columns)
+    film.shoot(Step(index=0, total=1, t=torch.tensor(0), x=x, x0=None), range(count))
+    return film, x
+
+
+@pytest.mark.parametrize(
+    ("count", "side", "columns"), [(1, 32, None), (1, 28, None), (2, 32, None), (4, 32, None), (9, 32, 3), (2, 8, 1)]
+)
+def test_small_films_are_enlarged_by_a_whole_factor(count: int, side: int, columns: int | None) -> None:
+    (frame,) = shot(count, side, columns)[0].frames
+    assert FILM_SIDE <= max(frame.size) <= 2 * FILM_SIDE
+    across = columns or {1: 1, 2: 2, 4: 2}[count]
+    cell = (frame.width - 2) // across - 2
+    assert cell % side == 0
+    first = frame.crop((2, 2, 2 + cell, 2 + cell))
+    factor = cell // side
+    blocks = first.resize((side, side), 0).resize((cell, cell), 0)
+    assert factor > 1
+    assert blocks.tobytes() == first.tobytes()  # pixel by pixel
+
+
+@pytest.mark.parametrize(("count", "side", "columns"), [(1, 256, None), (16, 64, None), (64, 32, None), (8, 32, 8)])
+def test_large_films_stay_as_they_are(count: int, side: int, columns: int | None) -> None:
+    film, x = shot(count, side, columns)
+    assert film.frames[0].tobytes() == grid(x, columns).tobytes()
