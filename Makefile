@@ -1,29 +1,31 @@
 # diffkit: `make demo` on an empty machine makes the environment, trains the default recipe and draws with it.
 PYTHON ?= python3
 VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.diffkit-setup
 DEMO := runs/demo
 
-.PHONY: help setup demo test test-slow check bench gallery clean
+.PHONY: help setup demo test test-slow test-floors check bench gallery clean
 
 help:
-	@echo "make setup      the environment, in $(VENV)"
-	@echo "make demo       train the embedded digits for a few minutes and draw some"
-	@echo "make test       the tests (no network, minutes)"
-	@echo "make test-slow  the long ones: kill and resume, several processes, real data"
-	@echo "make check      format, lint, types, tests: the gate"
-	@echo "make bench      timings, as JSON"
-	@echo "make gallery    the README's pictures, by the model inside the package"
-	@echo "make clean      what demo and the tools wrote; not the environment"
+	@echo "make setup        the environment, in $(VENV)"
+	@echo "make demo         train the embedded digits for a few minutes and draw some"
+	@echo "make test         the tests (no network, minutes)"
+	@echo "make test-slow    the long ones: kill and resume, several processes, real data"
+	@echo "make test-floors  the tests with the lowest versions allowed, in .venv-floors (an old torch: gigabytes)"
+	@echo "make check        format, lint, types, tests: the gate"
+	@echo "make bench        timings, as JSON"
+	@echo "make gallery      the README's pictures, by the model inside the package"
+	@echo "make clean        what demo and the tools wrote; not the environment"
 
 setup: $(STAMP)
 
 # Made again where a requirement changed. An environment that is there already is kept and brought up to date.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml $(CONSTRAINTS)
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit("diffkit needs Python 3.11 or newer; try: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c $(CONSTRAINTS) -e '.[dev]'
 	@touch $@
 
 demo: setup
@@ -43,6 +45,10 @@ test: setup
 
 test-slow: setup
 	$(PYTEST) -m slow
+
+# In an environment of its own. Meant for the lowest Python too, 3.11: not all of these versions have wheels for a newer one.
+test-floors:
+	$(MAKE) test VENV=.venv-floors CONSTRAINTS=constraints-floors.txt
 
 check: setup
 	$(BIN)/ruff format --check .
