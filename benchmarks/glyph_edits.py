@@ -15,8 +15,9 @@ from diffkit.data.glyphs.wording import DIGITS, GLYPHS, SHAPES, Subject, caption
 from diffkit.jobs.inpaint import inpaint
 from diffkit.jobs.sample import Settings, generate
 from diffkit.jobs.sdedit import sdedit
-from diffkit.pictures.files import grid, write_png
-from diffkit.pictures.images import from_tensor, to_tensor
+from diffkit.pictures.grids import grid
+from diffkit.pictures.metadata import write_png
+from diffkit.pictures.tensors import from_tensor, to_tensor
 
 KEPT, CHANGED = 0.3, 0.9  # strengths of SDEdit
 SHIFT = 17  # places between a thing and the one that it is changed to

@@ -36,8 +36,9 @@ from diffkit.illusions.views import parse_view
 from diffkit.jobs.album import enlarged
 from diffkit.jobs.sample import Settings, generate
 from diffkit.models import load
-from diffkit.pictures.files import grid, write_png
-from diffkit.pictures.images import from_tensor
+from diffkit.pictures.grids import grid
+from diffkit.pictures.metadata import write_png
+from diffkit.pictures.tensors import from_tensor
 
 # Digits whose shapes allow it; 6 and 9 are the easy ones. The first of a hybrid is read from afar.
 PAIRS = (

@@ -22,8 +22,9 @@ from torch import Tensor
 
 from diffkit.jobs.sample import Settings, generate
 from diffkit.models import load
-from diffkit.pictures.files import grid, write_png
-from diffkit.pictures.images import from_tensor
+from diffkit.pictures.grids import grid
+from diffkit.pictures.metadata import write_png
+from diffkit.pictures.tensors import from_tensor
 
 PER_ROW = 10
 

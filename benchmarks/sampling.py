@@ -19,7 +19,7 @@ from common import describe, finish, machine, parser, table
 
 from diffkit.jobs.sample import Settings, generate
 from diffkit.models.ddpm import DDPM
-from diffkit.pictures.images import from_tensor
+from diffkit.pictures.tensors import from_tensor
 
 
 def random_model(device: str) -> DDPM:

@@ -37,7 +37,8 @@ from diffkit.illusions.drawing import Illusion, draw, seen
 from diffkit.illusions.stages import enlarge
 from diffkit.jobs.sample import Settings
 from diffkit.models import load
-from diffkit.pictures.files import grid, write_png
+from diffkit.pictures.grids import grid
+from diffkit.pictures.metadata import write_png
 
 READ = 32  # pixels that the judge reads
 SHOWN = 4  # illusions on a sheet

@@ -27,10 +27,21 @@ __all__ = ["__version__", *sorted(_EXPORTS)]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _EXPORTS:
-        raise AttributeError(f"module 'diffkit' has no attribute {name!r}")
-    return getattr(import_module(_EXPORTS[name]), name)
+    if name in _EXPORTS:
+        return getattr(import_module(_EXPORTS[name]), name)
+    if (command := _jobs().get(name)) is not None:
+        from diffkit.jobs import function
+
+        return function(command)
+    raise AttributeError(f"module 'diffkit' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_EXPORTS})
+    return sorted({*globals(), *_EXPORTS, *_jobs()})
+
+
+def _jobs() -> dict[str, str]:
+    """Picture commands as functions: the function's name, and the command's."""
+    from diffkit.jobs import FUNCTIONS, summaries
+
+    return {FUNCTIONS.get(command, command): command for command in summaries()}

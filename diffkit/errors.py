@@ -71,7 +71,10 @@ class Terminated(DiffkitError):
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """Return a hint that names the nearest of `choices`, or lists them all when none is near."""
+    """Return a hint that names the nearest of `choices`, or lists them (the first 40) when none is near."""
     choices = sorted(choices)
     near = get_close_matches(name, choices, n=1, cutoff=0.6)
-    return f"Did you mean {near[0]!r}?" if near else f"Choose one of: {', '.join(choices)}."
+    if near:
+        return f"Did you mean {near[0]!r}?"
+    more = f", ... ({len(choices)} in all)" if len(choices) > 40 else ""
+    return f"Choose one of: {', '.join(choices[:40])}{more}."

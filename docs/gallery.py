@@ -18,8 +18,9 @@ from PIL import Image, ImageDraw
 from diffkit.illusions.drawing import seen
 from diffkit.jobs.hybrid import SMALL_SPLIT, make_hybrid
 from diffkit.pictures.examples import example_image, example_mask
-from diffkit.pictures.files import grid, write_png
-from diffkit.pictures.images import from_tensor, to_tensor
+from diffkit.pictures.grids import grid
+from diffkit.pictures.metadata import write_png
+from diffkit.pictures.tensors import from_tensor, to_tensor
 
 HERE = Path(__file__).resolve().parent / "gallery"
 SIDE = 192  # pixels at which a small picture is shown

@@ -56,7 +56,7 @@ def check(
     limit: Limit = None,
     on_error: OnError = "error",
 ) -> Output:
-    """Read every image once: broken files, sizes, modes, classes, duplicates. Exit code 3 where any is broken."""
+    """Read every image once: broken files, sizes, modes, classes, duplicates. Exit code 3 if any is broken."""
     spec = _spec(
         name=path,
         split=split,
@@ -74,10 +74,14 @@ def check(
 
     report = run(spec)
     payload: dict[str, Any] = {"path": path, **report.as_dict()}
-    if not report.broken:
+    if not report.broken and "error" not in report.training:
         return Output(payload, _lines(report))
-    message = f"{len(report.broken)} of {report.images} images cannot be read"
-    hint = "Replace or remove them, or train with --set dataset.on_error=skip."
+    if report.broken:
+        message = f"{len(report.broken)} of {report.images} images cannot be read"
+        hint = "Replace or remove them, or train with --set dataset.on_error=skip."
+    else:
+        message = f"training would stop: {report.training['error']}"
+        hint = "Correct the data, or train with --set dataset.on_error=skip."
     payload["error"] = {"code": 3, "message": message, "hint": hint}
     return Output(payload, [*_lines(report), f"{message}. {hint}"], code=3)
 

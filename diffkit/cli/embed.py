@@ -52,14 +52,19 @@ def embed(
     wanted = list(dict.fromkeys([*wanted, ""]))
     if model is None:
         model = DEFAULT_MODEL
-        logging.getLogger("diffkit").info("no --model: %s, the one that anagrams and hybrids use", model)
-    from diffkit.models.hub import open_repo
+        logging.getLogger("diffkit").info("no `model`: %s, the one that anagrams and hybrids use", model)
+    from diffkit.models import LoadOptions, open_repo, text_encoder_kind
 
     began = time.perf_counter()
     repo = open_repo(model, revision=revision)
+    from diffkit.models.devices import pick_device, pick_dtype
     from diffkit.models.text import open_encoder
 
-    encoder = open_encoder(repo, device=device, dtype=dtype, memory=memory, variant=variant, allow_pickle=allow_pickle)
+    loading = LoadOptions(
+        device=pick_device(device), dtype=None if dtype == "auto" else pick_dtype(dtype), memory=memory,
+        variant=variant, allow_pickle=allow_pickle,
+    )  # fmt: skip
+    encoder = open_encoder(repo, text_encoder_kind(repo), loading)
     missing = encoder.missing(wanted)
     if not dry_run and missing:
         encoder.encode(missing)

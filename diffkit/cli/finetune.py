@@ -48,7 +48,8 @@ def finetune(
 ) -> Output:
     """Go on from pretrained weights; the schedule and prediction type stay the source's.
 
-    Without a RECIPE: celebahq-finetune. The same command run again goes on where it stopped.
+    Without a RECIPE: celebahq-finetune, at the size that the weights were made for unless --resolution gives another.
+    The same command run again goes on where it stopped.
     """
     from diffkit.errors import UsageError
     from diffkit.recipes.reading import load_recipe

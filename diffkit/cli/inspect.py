@@ -28,20 +28,19 @@ def inspect(
 ) -> Output:
     """Show what a model is made of: parts, parameters, noise schedule, the words it knows."""
     from diffkit.models import inspect as task
-    from diffkit.models.hub import open_repo
+    from diffkit.models import open_repo
 
     repo = open_repo(model, revision=revision)
     facts = task.describe(repo)
     if prompt is not None:
         facts["tokens"] = task.tokens(repo, prompt)
     if image is not None:
-        from diffkit.jobs.album import Album
+        from diffkit.pictures.files import Destination
         from diffkit.pictures.images import open_image
 
         task.check_vae(repo)
-        album = Album("inspect", out, 1)
+        path = Destination.of(out, "inspect").named("inspect-vae.png")
         loss, back = task.round_trip(model, revision, open_image(image))
-        path = album.file or album.folder / "inspect-vae.png"
         back.save(path)
         facts |= {"psnr": round(loss, 2), "images": [str(path)]}
     return Output(facts, _lines(facts))

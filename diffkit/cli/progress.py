@@ -3,45 +3,56 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from diffkit.cli.runner import SESSION
+from diffkit.cli.runner import SESSION, settle
+from diffkit.jobs.options import Watch
+
+if TYPE_CHECKING:
+    from diffkit.types import Model, ModelInfo, Step
 
 
-class Bar:
-    """Context: `advance` it once per step.
+class Bar(Watch):
+    """Shows the steps of a run."""
 
-    Args:
-        title: What is going on.
-        total: How many steps there will be.
-    """
-
-    def __init__(self, title: str, total: int) -> None:
-        self.title, self.total = title, total
+    def __init__(self) -> None:
         self._bar: Any = None
         self._task: Any = None
 
-    def __enter__(self) -> Bar:
+    def loading(self, info: ModelInfo) -> None:
+        """Import the family's libraries, and leave what they made to the garbage collector no more."""
+        import diffusers
+
+        getattr(diffusers, info.network.kind, None)
+        settle()  # not later: of a text encoder nothing may stay
+
+    def loaded(self, model: Model) -> None:
+        """Keep freed memory from here on: that of a text encoder went back to the system."""
+        from diffkit.models.devices import keep_memory
+
+        if model.device.type == "cpu":
+            keep_memory()
+
+    def begin(self, title: str, steps: int) -> None:
+        """Show a bar of so many steps."""
         if sys.stderr.isatty() and not (SESSION.quiet or SESSION.as_json):
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                 console=Console(stderr=True),
-            )
+            )  # fmt: skip
             self._bar.start()
-            self._task = self._bar.add_task(self.title, total=self.total)
-        return self
+            self._task = self._bar.add_task(title, total=steps)
 
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def advance(self, *_: object) -> None:
+    def step(self, step: Step, positions: range) -> None:
         """One step is done."""
         if self._bar is not None:
             self._bar.advance(self._task)
+
+    def end(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

@@ -53,12 +53,29 @@ SESSION = Session()
 _COLLECTING = gc.get_threshold()
 _SELDOM = (100_000, 50, 100)
 
-_COMMON: dict[str, Any] = {
+COMMON: dict[str, Any] = {
     "as_json": Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")],
     "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notices.")],
     "debug": Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")],
     "offline": Annotated[bool, typer.Option("--offline", help="Never go to the network; use what is cached.")],
 }
+
+
+@contextlib.contextmanager
+def session(*, as_json: bool, quiet: bool, debug: bool, offline: bool) -> Iterator[Callable[[Output], None]]:
+    """Context: one command's work; it is given what shows the result at the end."""
+    begin(as_json=as_json, quiet=quiet, debug=debug, offline=offline)
+    shown: list[Output] = []
+    # Libraries that print must not spoil the one object on stdout.
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        try:
+            yield shown.append
+        except KeyboardInterrupt as error:  # typer would leave without a word
+            raise translate(error) from error
+    for output in shown:
+        show(output)
+        if output.code:  # a result that could be shown, and is bad news
+            raise typer.Exit(output.code)
 
 
 def command(app: typer.Typer, name: str | None = None, **options: Any) -> Callable[[Callable[..., Output]], Any]:
@@ -67,21 +84,13 @@ def command(app: typer.Typer, name: str | None = None, **options: Any) -> Callab
     def decorate(body: Callable[..., Output]) -> Callable[..., Output]:
         @functools.wraps(body)
         def wrapper(*args: Any, as_json: bool, quiet: bool, debug: bool, offline: bool, **kwargs: Any) -> None:
-            begin(as_json=as_json, quiet=quiet, debug=debug, offline=offline)
-            # Libraries that print must not spoil the one object on stdout.
-            with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-                try:
-                    output = body(*args, **kwargs)
-                except KeyboardInterrupt as error:  # typer would leave without a word
-                    raise translate(error) from error
-            show(output)
-            if output.code:  # a result that could be shown, and is bad news
-                raise typer.Exit(output.code)
+            with session(as_json=as_json, quiet=quiet, debug=debug, offline=offline) as done:
+                done(body(*args, **kwargs))
 
         signature = inspect.signature(body, eval_str=True)
         extra = [
             inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
-            for key, kind in _COMMON.items()
+            for key, kind in COMMON.items()
         ]
         params = [*signature.parameters.values(), *extra]
         wrapper.__signature__ = signature.replace(parameters=params, return_annotation=None)  # type: ignore[attr-defined]
@@ -164,6 +173,18 @@ def _finite(value: Any) -> Any:
     return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
+# Fields whose option has another name than theirs, and arguments.
+_FLAGS = {
+    "label": "--class", "classes": "--class", "weights": "--weight", "views": "--view", "prompts": "--prompt",
+    "image": "IMAGE", "mask": "MASK", "n": "-n",
+}  # fmt: skip
+
+
+def flags(text: str) -> str:
+    """Name options as the command line does: below it, messages name arguments in backquotes, `max_batch`."""
+    return re.sub(r"`([a-z][a-z0-9_]*)`", lambda m: _FLAGS.get(m[1]) or "--" + m[1].replace("_", "-"), text)
+
+
 def redact(text: str) -> str:
     """Replace every secret found in the environment, and whatever looks like one, by `[token]`."""
     for key, value in os.environ.items():
@@ -176,7 +197,7 @@ def redact(text: str) -> str:
 
 class _Redacted(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
+        return redact(flags(super().format(record)))
 
 
 _NO_FILE = "The repository has no such file; check that it holds a diffusers pipeline."
@@ -246,7 +267,7 @@ def report(error: BaseException) -> int:
     if SESSION.debug:
         sys.stderr.write(redact("".join(traceback.format_exception(error))))
     known = translate(error)
-    message, hint = redact(known.message), redact(known.hint)
+    message, hint = redact(flags(known.message)), redact(flags(known.hint))
     if SESSION.as_json and not _follower():
         error_object = {"error": {"code": known.exit_code, "message": message, "hint": hint}}
         sys.stdout.write(json.dumps(error_object, ensure_ascii=False) + "\n")

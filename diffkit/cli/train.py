@@ -33,7 +33,9 @@ Report = Annotated[
 Push = Annotated[
     bool | None, typer.Option("--push-to-hub", help="Upload the result; private unless the recipe says no.")
 ]
-Force = Annotated[bool, typer.Option("--force-resume", help="Go on from a checkpoint that another recipe wrote.")]
+Force = Annotated[
+    bool, typer.Option("--force-resume", help="Go on from a checkpoint of another recipe or of other data.")
+]
 
 
 def register(app: typer.Typer) -> None:

@@ -55,13 +55,12 @@ def views(action: Action = "list", what: What = None, size: Size = None, out: Ou
 
 
 def _list(out: Path | None) -> Output:
-    from diffkit.illusions.overview import contact_sheet, rows
-    from diffkit.pictures.files import output_folder, write_png
+    from diffkit.illusions.overview import overview_sheet, rows
+    from diffkit.pictures.files import Destination
+    from diffkit.pictures.metadata import write_png
 
-    out = out or Path("outputs")
-    path = out if out.suffix.lower() == ".png" and not out.is_dir() else out / "views.png"
-    output_folder(path.parent)
-    write_png(path, contact_sheet())
+    path = Destination.of(out, "views").named("views.png")
+    write_png(path, overview_sheet())
     found = rows()
     lines = []
     for kind, title in (("views", "Views (--view)"), ("filters", "Filters (--split)")):

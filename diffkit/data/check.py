@@ -88,7 +88,14 @@ def check(spec: DatasetSpec, progress: Callable[[int, int], None] | None = None)
         UsageError: A streamed dataset.
     """
     fill = parse_color(spec.background)
-    source = open_images(spec.model_copy(update={"on_error": "skip"}))
+    problem = ""
+    try:
+        source = open_images(spec)
+    except (
+        DataError
+    ) as error:  # metadata may name files that are not there: training stops, but the images are looked at
+        problem = error.message
+        source = open_images(spec.model_copy(update={"on_error": "skip"}))
     if isinstance(source, Examples):
         raise UsageError(
             f"dataset {spec.name!r} is streamed and has no end to check", "Check it without dataset.streaming."
@@ -106,7 +113,7 @@ def check(spec: DatasetSpec, progress: Callable[[int, int], None] | None = None)
     if source.class_names is not None and source.labels is not None:
         counts = Counter(source.labels[:total].tolist())
         report.classes = {name: counts[k] for k, name in enumerate(source.class_names)}
-    report.training = _training(spec, source, report)
+    report.training = {"error": problem} if problem else _training(spec, source, report)
     return report
 
 

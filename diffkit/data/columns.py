@@ -1,9 +1,14 @@
-"""Which columns of a table hold the images, the classes and the captions: found by type and name, or named."""
+"""Which columns of a table hold the images, the classes and the captions: found by type and name, or named.
+
+A caption that is missing or null is the empty text, from which a model learns to draw without a prompt; so images
+without a caption stay in the set. There is no empty class: where one is missing, the column is not used, or refused if
+the user named it.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +32,10 @@ CLASS_NAMES = (
     "class_label",
 )
 CAPTION_NAMES = ("caption", "text", "captions", "prompt", "description", "sentence", "title", "txt", "en_text")
+# What a column may hold that the user names; one that is only found is held to less.
+_IMAGE_KINDS = ("image", "bytes")
+_CLASS_KINDS = ("class", "int", "text", "float")
+_CAPTION_KINDS = ("text", "texts", "class", "int", "float")
 
 
 @dataclass(frozen=True)
@@ -45,26 +54,40 @@ def find_columns(
     label: str | None = None,
     caption: str | None = None,
     what: str = "the dataset",
+    hint: str = "",
 ) -> Columns:
     """Pick the columns of a table.
 
     Args:
-        kinds: Column name -> "image", "class", "bytes", "text", "int" or "other".
+        kinds: Column name -> "image", "bytes", "class", "text", "texts" (lists of them), "int", "float", "empty" (null
+            everywhere) or "other".
         image: The image column's name; found when None. Likewise `label` and `caption`, where "none" means not to
             use any.
         label: See `image`.
         caption: See `image`.
         what: What an error calls the table.
+        hint: The next step where a named column is not there; left out: the nearest name.
 
     Raises:
-        DataError: A named column is not there, or there is no image column; the message lists the columns.
+        DataError: A named column is not there or holds something else, or there is no image column; the message lists
+            the columns.
     """
+
+    def named(name: str | None, option: str, allowed: Sequence[str]) -> str | None:
+        if name is not None and name not in kinds:
+            nearest = did_you_mean(name, kinds) if kinds else ""
+            raise DataError(f"{option} {name!r} is not in {what}; its columns: {_list(kinds)}", hint or nearest)
+        if name is not None and kinds[name] not in allowed:
+            holds = "is null everywhere" if kinds[name] == "empty" else f"is {kinds[name]}, not {' or '.join(allowed)}"
+            raise DataError(f"{option} {name!r} of {what} {holds}; its columns: {_list(kinds)}", "Name another column.")
+        return name
+
     found = Columns(
-        image=_named(kinds, image, "image_column", what) or _image(kinds, what),
-        label=None if label == "none" else _named(kinds, label, "class_column", what) or _label(kinds),
+        image=named(image, "image_column", _IMAGE_KINDS) or _image(kinds, what),
+        label=None if label == "none" else named(label, "class_column", _CLASS_KINDS) or _label(kinds),
         caption=None
         if caption == "none"
-        else _named(kinds, caption, "caption_column", what) or _by_name(kinds, CAPTION_NAMES, ("text", "texts")),
+        else named(caption, "caption_column", _CAPTION_KINDS) or _by_name(kinds, CAPTION_NAMES, ("text", "texts")),
     )
     if label is None and found.label is not None and found.label == found.caption:
         found = Columns(found.image, None, found.caption)
@@ -73,13 +96,6 @@ def find_columns(
 
 def _list(kinds: Mapping[str, str]) -> str:
     return ", ".join(f"{name} ({kind})" for name, kind in kinds.items()) or "none"
-
-
-def _named(kinds: Mapping[str, str], name: str | None, option: str, what: str) -> str | None:
-    if name is not None and name not in kinds:
-        hint = did_you_mean(name, kinds) if kinds else ""
-        raise DataError(f"{option} {name!r} is not in {what}; its columns: {_list(kinds)}", hint)
-    return name
 
 
 def _by_name(kinds: Mapping[str, str], names: Sequence[str], allowed: Sequence[str]) -> str | None:
@@ -112,6 +128,31 @@ def feature_kinds(features: Mapping[str, Any]) -> dict[str, str]:
     return {name: _kind(feature) for name, feature in features.items()}
 
 
+def value_kinds(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Describe the columns of records for `find_columns`, by all their values but the nulls."""
+    seen: dict[str, set[str]] = {}
+    for record in records:
+        for name, value in record.items():
+            seen.setdefault(name, set()).update(() if value is None else (_value_kind(value),))
+    return {name: _common(kinds) for name, kinds in seen.items()}
+
+
+def _value_kind(value: Any) -> str:
+    if isinstance(value, list):
+        return "texts" if all(isinstance(item, str) for item in value if item is not None) else "other"
+    kinds = {"str": "text", "int": "int", "bool": "int", "float": "float"}
+    return kinds.get(type(value).__name__, "other")
+
+
+def _common(kinds: set[str]) -> str:
+    """One kind for a column that holds several."""
+    if not kinds:
+        return "empty"
+    if kinds <= {"int", "float", "text"}:
+        return next(kind for kind in ("text", "float", "int") if kind in kinds)
+    return "texts" if kinds <= {"text", "texts"} else "other"
+
+
 def _kind(feature: Any) -> str:
     name, dtype = type(feature).__name__, str(getattr(feature, "dtype", ""))
     if name == "Image":
@@ -123,11 +164,30 @@ def _kind(feature: Any) -> str:
     if name in ("List", "Sequence", "LargeList", "list"):
         inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
         return "texts" if _kind(inner) == "text" else "other"
+    if dtype == "null":
+        return "empty"
     if "binary" in dtype:
         return "bytes"
     if "string" in dtype:
         return "text"
-    return "int" if dtype.startswith(("int", "uint", "bool")) else "other"
+    if dtype.startswith(("int", "uint", "bool")):
+        return "int"
+    return "float" if dtype.startswith(("float", "double", "half")) else "other"
+
+
+def first_text(value: Any, names: Sequence[str] | None = None) -> str:
+    """A caption column's value as one text: of several the first, of a class its name, and "" for null."""
+    if isinstance(value, (list, tuple)):
+        value = value[0] if value else None
+    if value is None:
+        return ""
+    return names[value] if names is not None and isinstance(value, int) and value >= 0 else str(value)
+
+
+def say_uncaptioned(missing: int, total: int, what: str) -> None:
+    """Say in one line how many images have no caption, and what that means."""
+    if missing:
+        LOG.info("%d of %d images of %s have no caption; theirs is the empty text", missing, total, what)
 
 
 def encode_classes(
@@ -136,7 +196,7 @@ def encode_classes(
     """Turn a class column into numbers 0..K-1 and names.
 
     Args:
-        values: One value per image: integers, or texts.
+        values: One value per image: integers, or texts; a mixture is taken as texts. None and NaN are no class.
         names: The names a ClassLabel feature gives to the integers, or None: the distinct values in order.
         column: The column's name, for messages.
         named: Whether the user named the column; one that was only found is left out, with a notice, where it does
@@ -149,13 +209,18 @@ def encode_classes(
     Raises:
         DataError: Images without a class in a column that the user named.
     """
-    missing = sum(v is None or (not isinstance(v, str) and v < 0) for v in values)
+    missing = sum(v is None or (not isinstance(v, str) and (v < 0 or v != v)) for v in values)
     if missing:
         text = f"{missing} of {len(values)} images have no class in column {column!r} of {what}"
         if named:
-            raise DataError(text, "Choose another split or column, or --set dataset.class_column=none.")
+            raise DataError(
+                f"{text}, and a class cannot be left out",
+                "Fill the column, choose another split or column, or --set dataset.class_column=none.",
+            )
         LOG.info("%s; classes are not used", text)
         return None, None
+    if len({isinstance(v, str) for v in values}) > 1:
+        values = [str(v) for v in values]
     if names:
         labels = np.asarray(values, dtype=np.int64)
         if len(labels) and int(labels.max()) >= len(names):

@@ -15,8 +15,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from diffkit.data.folder import FolderSource
-from diffkit.data.glyphs.dataset import Glyphs
+from diffkit.data import fingerprint
+from diffkit.data.columns import find_columns
+from diffkit.data.folder import FolderSource, has_images
+from diffkit.data.metadata import is_table
 from diffkit.data.sources import ArraySource, Source, TableSource, broken
 from diffkit.data.streaming import Examples
 from diffkit.errors import DataError, UsageError, did_you_mean
@@ -49,7 +51,14 @@ class Digits:
         """See `Row`."""
         values, labels = _digits()
         pixels = np.rint(values * (255.0 / 16.0)).astype(np.uint8)  # the values are 0..16
-        return ArraySource("digits", pixels, labels, [str(name) for name in range(10)])
+        found = find_columns(
+            {"image": "image", "label": "class"}, image=spec.image_column, label=spec.class_column,
+            caption=spec.caption_column, what="dataset digits",
+        )  # fmt: skip
+        captions = [str(label) for label in labels] if found.caption else None
+        if found.label is None:
+            return ArraySource("digits", pixels, captions=captions)
+        return ArraySource("digits", pixels, labels, [str(name) for name in range(10)], captions)
 
 
 def _digits() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, np.dtype[np.int64]]]:
@@ -98,9 +107,6 @@ class Butterflies(_OnHub):
     """1,000 photographs of butterflies."""
 
     id: str = "huggan/smithsonian_butterflies_subset"
-
-
-DATASETS.register("glyphs")(Glyphs)
 
 
 class Dataset:
@@ -155,6 +161,29 @@ class Dataset:
             )
         return 1
 
+    def fingerprint(self, *, captions: bool, classes: bool) -> dict[str, str]:
+        """Return texts that are others where the data is another; see `fingerprint.changes`.
+
+        Args:
+            captions: Whether the captions matter.
+            classes: Whether the classes do.
+
+        Returns:
+            "count", "images", "captions", "classes"; of a stream "source". Empty where nothing is known: a stream from
+            the Hub whose commit could not be asked for.
+        """
+        if self.source is None:
+            assert self.examples is not None
+            return {"source": self.examples.identity} if self.examples.identity else {}
+        assert self.length is not None
+        parts = {"count": str(self.length), "images": self.source.fingerprint(self.length)}
+        if captions and self.has_captions:
+            parts["captions"] = fingerprint.of_texts(self.source.caption(k) for k in range(self.length))
+        if classes and self.class_names is not None and self.source.labels is not None:
+            numbers = self.source.labels[: self.length].tobytes()
+            parts["classes"] = fingerprint.of_blobs([numbers, *(name.encode() for name in self.class_names)])
+        return parts
+
     def summary(self) -> str:
         """One line for a person: size, colour, classes, captions."""
         parts = [f"{self.length:,} images" if self.length is not None else "streamed images"]
@@ -170,8 +199,8 @@ class Dataset:
 def open_dataset(spec: DatasetSpec, *, seed: int = 0) -> Dataset:
     """Open the dataset that a recipe names and find out its channels, classes and captions.
 
-    `spec.name` is tried as a registered name, then as a folder (of images or parquet files) or a parquet file, then
-    as a Hub id.
+    `spec.name` is tried as a registered name, then as a folder (of images, of parquet files, or from `save_to_disk`)
+    or a parquet file, then as a Hub id.
 
     Args:
         spec: The recipe's dataset section.
@@ -219,15 +248,21 @@ def _opener(spec: DatasetSpec) -> Callable[[DatasetSpec], Source | Examples]:
 
 
 def _open_path(path: Path, spec: DatasetSpec) -> Source | Examples:
-    from diffkit.data.hub import load_parquet
+    from diffkit.data.hub import is_saved, load_parquet, load_saved
 
     if path.is_file():
         if path.suffix != ".parquet":
             raise DataError(f"dataset {spec.name!r} is a file", "Give a folder of images, or a .parquet file.")
-        return _from_table(load_parquet(path, [path], spec), spec)
+        return _from_table(*load_parquet(path, [path], spec), spec)
+    if is_saved(path):
+        return _from_table(*load_saved(path, spec), spec)
     files = sorted(p for p in path.rglob("*.parquet") if not p.name.startswith("."))
-    if files:
-        return _from_table(load_parquet(path, files, spec), spec)
+    shards = [p for p in files if not is_table(p.name)]
+    with_images = bool(files) and has_images(path)
+    if files and (shards or not with_images):
+        if with_images:
+            LOG.warning("%s holds parquet files and image files; the parquet files are read, the images not", path)
+        return _from_table(*load_parquet(path, shards or files, spec), spec)
     if spec.streaming:
         LOG.info("%s is a local image folder: dataset.streaming makes no difference", path)
     return FolderSource(path, spec)
@@ -236,8 +271,8 @@ def _open_path(path: Path, spec: DatasetSpec) -> Source | Examples:
 def _open_hub(spec: DatasetSpec) -> Source | Examples:
     from diffkit.data.hub import load_hub
 
-    return _from_table(load_hub(spec), spec)
+    return _from_table(*load_hub(spec), spec)
 
 
-def _from_table(table: Any, spec: DatasetSpec) -> Source | Examples:
-    return Examples(table, spec) if spec.streaming else TableSource(table, spec, spec.name)
+def _from_table(table: Any, identity: str | None, spec: DatasetSpec) -> Source | Examples:
+    return Examples(table, spec, identity) if spec.streaming else TableSource(table, spec, spec.name)

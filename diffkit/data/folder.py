@@ -1,72 +1,113 @@
-"""A folder of images: natural order, sub-folders as classes, `metadata.jsonl` for captions."""
+"""A folder of images: natural order, sub-folders as classes, metadata files or a text beside each image for captions.
+
+It is read as `datasets` reads an image folder, with three differences: images that no metadata names stay in the set,
+sub-folders stay classes beside metadata, and nothing is copied into a cache. What is found and not used is said.
+"""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
+import posixpath
 import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from diffkit.data.columns import encode_classes, find_columns
-from diffkit.data.sources import SPLITS, Labels, first_text
+from diffkit.data import fingerprint, metadata
+from diffkit.data.columns import encode_classes, find_columns, first_text, say_uncaptioned, value_kinds
+from diffkit.data.sources import SPLITS, Labels
 from diffkit.errors import DataError
 from diffkit.pictures.images import EXTENSIONS, MAX_BYTES, open_image
 from diffkit.recipes.schema import DatasetSpec
 
 LOG = logging.getLogger("diffkit.data")
 
+NEARLY_ALL = 0.9  # share of images with a text file beside them from which these are taken for captions
+LABEL = "label"  # what `datasets` calls the column of the sub-folders' names
+_WHERE_FROM = (
+    "Captions and classes come from metadata.jsonl, .csv or .parquet, captions also from a .txt beside each image."
+)
+_NO_NEWS = re.compile(r"(readme|licen[cs]e|thumbs\.db$|desktop\.ini$)", re.IGNORECASE)
+
+
+@dataclass
+class _Listing:
+    """The files below a folder by relative path: images, metadata files, and all others but hidden ones."""
+
+    images: list[str] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+
 
 class FolderSource:
     """A folder of images, read in natural order of their relative paths (img2 before img10).
 
-    Sub-folders are classes, by the first level on which there are several; a `metadata.jsonl` in any folder gives
-    captions (and classes) to the files that its `file_name` entries name.
+    Sub-folders are classes, by the first level on which there are several; as a column they are called `label`.
+    `metadata.jsonl`, `metadata.csv` or `metadata.parquet`, in the folder itself or anywhere below it, give columns to
+    the files that their `file_name` entries name. Without any, `0.txt` (or `0.caption`) beside `0.png` is its caption
+    where nearly all images have one.
 
     Raises:
-        DataError: No images in the folder, no folder for the split, or a broken `metadata.jsonl`.
+        DataError: No images in the folder, no folder for the split, a named column that is not there, or metadata that
+            is broken or, unless the recipe skips errors, names files that are not there.
     """
 
     def __init__(self, root: Path, spec: DatasetSpec) -> None:
         self._background = spec.background
-        self._root, paths = _descend(root, _image_paths(root), spec.split)
-        self._paths = paths
-        self.labels, self.class_names = _folder_classes(paths) if spec.class_column is None else (None, None)
-        self._captions: list[str] | None = None
-        records = _metadata(self._root, spec.on_error)
-        if records:
-            self._read_metadata(records, spec)
-        self.has_captions = self._captions is not None
+        listing = _walk(root)
+        inner, elsewhere = _descend(root, listing.images, spec.split)
+        self._root = root / inner
+        self._paths = [path[len(inner) :] for path in listing.images if path.startswith(inner)]
+        tables = [path for path in listing.tables if not path.startswith(elsewhere)]
+        others = [path for path in listing.others if not path.startswith(elsewhere)]
+        by_name: dict[str, metadata.Record] = {}
+        if tables:
+            by_name = _records(root, tables, listing, elsewhere, spec)
+        else:
+            by_name, others = _sidecars(root, [inner + path for path in self._paths], others, spec)
+        _say_unused(root, others)
+        rows = [by_name.get(inner + path, {}) for path in self._paths]
+        self._set_columns(rows, _named(root, tables), bool(tables), spec)
 
-    def _read_metadata(self, records: dict[str, dict[str, Any]], spec: DatasetSpec) -> None:
-        kinds: dict[str, str] = {}
-        for record in records.values():
-            for key, value in record.items():
-                kind = "text" if isinstance(value, str) else "int" if isinstance(value, int) else "other"
-                kinds.setdefault(key, "texts" if isinstance(value, list) else kind)
-        kinds["file_name"] = "image"
+    def _set_columns(self, rows: list[metadata.Record], what: str, tables: bool, spec: DatasetSpec) -> None:
+        """Find classes and captions among the columns, of which the sub-folders are one; `what` names their origin."""
+        kinds = value_kinds(rows)
+        labels, names = _folder_classes(self._paths)
+        own = names is not None and LABEL not in kinds
+        image = (spec.image_column or metadata.KEY) if tables else "image"
         found = find_columns(
-            kinds,
-            image="file_name",
-            label=spec.class_column,
+            {image: "image", **({LABEL: "class"} if own else {}), **kinds},
+            image=spec.image_column,
+            label="none" if names is not None and spec.class_column is None else spec.class_column,
             caption=spec.caption_column,
-            what=f"{self._root}/metadata.jsonl",
+            what=what,
+            hint="" if tables else _WHERE_FROM,
         )
-        rows = [records.get(path, {}) for path in self._paths]
-        unlisted = sum(not row for row in rows)
-        if unlisted:
-            LOG.info("%d of %d images are not in metadata.jsonl", unlisted, len(rows))
-        if found.caption:
-            self._captions = [first_text(row.get(found.caption)) for row in rows]
-        if found.label and self.labels is None:
+        self.labels: Labels | None = None
+        self.class_names: list[str] | None = None
+        if names is not None and (spec.class_column is None or (own and found.label == LABEL)):
+            self.labels, self.class_names = labels, names
+        elif found.label:
             values = [row.get(found.label) for row in rows]
-            self.labels, self.class_names = encode_classes(
-                values, None, found.label, named=spec.class_column is not None, what=str(self._root)
-            )
+            named = spec.class_column is not None
+            self.labels, self.class_names = encode_classes(values, None, found.label, named=named, what=what)
+        self._captions: list[str] | None = None
+        if own and found.caption == LABEL:
+            self._captions = [_top(path) or "" for path in self._paths]
+        elif found.caption:
+            self._captions = [first_text(row.get(found.caption)) for row in rows]
+        self.has_captions = self._captions is not None
+        unlisted = sum(not row for row in rows) if tables else 0
+        if unlisted:
+            LOG.info("%d of %d images are not in %s", unlisted, len(rows), what)
+        if self._captions is not None:
+            say_uncaptioned(self._captions.count(""), len(rows), str(self._root))
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -93,6 +134,10 @@ class FolderSource:
         """See `Source`."""
         return self._captions[index] if self._captions else ""
 
+    def fingerprint(self, length: int) -> str:
+        """See `Source`."""
+        return fingerprint.of_files(self._root, self._paths[:length])
+
 
 def natural_key(path: str) -> tuple[Any, ...]:
     """Sort key under which img2 comes before img10; unequal paths never tie."""
@@ -100,8 +145,13 @@ def natural_key(path: str) -> tuple[Any, ...]:
     return (parts, path)
 
 
-def _image_paths(root: Path) -> list[str]:
-    found, seen = [], set()
+def has_images(root: Path) -> bool:
+    """Whether there is any image below a folder."""
+    return any(p.suffix.lower() in EXTENSIONS and not p.name.startswith(".") for p in root.rglob("*"))
+
+
+def _walk(root: Path) -> _Listing:
+    listing, seen = _Listing(), set()
     for folder, subfolders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:  # a link that leads back
@@ -110,25 +160,37 @@ def _image_paths(root: Path) -> list[str]:
         seen.add(real)
         subfolders[:] = [s for s in subfolders if not s.startswith((".", "__MACOSX"))]
         inner = Path(folder).relative_to(root)
-        found += [(inner / f).as_posix() for f in files if f.lower().endswith(EXTENSIONS) and not f.startswith(".")]
-    if not found:
+        for name in files:
+            if not name.startswith("."):
+                image, table = name.lower().endswith(EXTENSIONS), metadata.is_table(name)
+                kind = listing.images if image else listing.tables if table else listing.others
+                kind.append((inner / name).as_posix())
+    if not listing.images:
+        there = _summary(listing.tables + listing.others)
         raise DataError(
-            f"no images in {root} (nor in its sub-folders)",
+            f"no images in {root} (nor in its sub-folders){f'; it holds {there}' if there else ''}",
             f"Extensions looked for: {' '.join(EXTENSIONS)}; parquet folders hold *.parquet.",
         )
-    return sorted(found, key=natural_key)
+    for paths in (listing.images, listing.tables, listing.others):
+        paths.sort(key=natural_key)
+    return listing
 
 
 def _top(path: str) -> str | None:
     return path.split("/", 1)[0] if "/" in path else None
 
 
-def _descend(root: Path, paths: list[str], split: str) -> tuple[Path, list[str]]:
-    """Step into the split's folder, and through folders that hold one sub-folder and nothing else."""
+def _descend(root: Path, paths: Sequence[str], split: str) -> tuple[str, tuple[str, ...]]:
+    """Step into the split's folder, and through folders that hold one sub-folder of images and no image.
+
+    Returns:
+        The way there, empty or ending in a slash, and the ways into the folders of the other splits.
+    """
     names = {alias for aliases in SPLITS.values() for alias in aliases}
-    chosen = False
+    inner, chosen = "", False
+    elsewhere: tuple[str, ...] = ()
     while True:
-        tops = {_top(path) for path in paths}
+        tops = {_top(path[len(inner) :]) for path in paths if path.startswith(inner)}
         if None in tops:
             break
         found = {str(top) for top in tops}
@@ -136,17 +198,20 @@ def _descend(root: Path, paths: list[str], split: str) -> tuple[Path, list[str]]
             match = [top for top in found if top.lower() in SPLITS.get(split, (split,))]
             if not match:
                 raise DataError(
-                    f"no split {split!r} in {root}; there are: {', '.join(sorted(found))}", "Set dataset.split."
+                    f"no split {split!r} in {root / inner}; there are: {', '.join(sorted(found))}", "Set dataset.split."
                 )
             top, chosen = match[0], True
+            elsewhere = tuple(f"{inner}{other}/" for other in sorted(found - {top}))
         elif len(found) == 1:
             top = next(iter(found))
         else:
             break
-        root, paths = root / top, [path[len(top) + 1 :] for path in paths if _top(path) == top]
+        inner = f"{inner}{top}/"
     if not chosen and split != "train":
-        raise DataError(f"no split {split!r} in {root}: it has no folder of that name", "Leave dataset.split at train.")
-    return root, paths
+        raise DataError(
+            f"no split {split!r} in {root / inner}: it has no folder of that name", "Leave dataset.split at train."
+        )
+    return inner, elsewhere
 
 
 def _folder_classes(paths: list[str]) -> tuple[Labels | None, list[str] | None]:
@@ -160,26 +225,80 @@ def _folder_classes(paths: list[str]) -> tuple[Labels | None, list[str] | None]:
     return np.asarray([index[str(top)] for top in tops], dtype=np.int64), names
 
 
-def _metadata(root: Path, on_error: str) -> dict[str, dict[str, Any]]:
-    """Read every metadata.jsonl under root: relative path -> record."""
-    records: dict[str, dict[str, Any]] = {}
+def _named(root: Path, tables: Sequence[str]) -> str:
+    """What messages call the columns of a folder."""
+    if len(tables) == 1:
+        return str(root / tables[0])
+    return f"the metadata files of {root}" if tables else f"{root}, which has no metadata file"
+
+
+def _records(
+    root: Path, tables: Sequence[str], listing: _Listing, elsewhere: tuple[str, ...], spec: DatasetSpec
+) -> dict[str, metadata.Record]:
+    """Read the metadata files: an image's path relative to root -> its columns."""
+    images = set(listing.images)
+    records: dict[str, metadata.Record] = {}
     missing: list[str] = []
-    for file in sorted(root.rglob("metadata.jsonl")):
-        inner = file.parent.relative_to(root)
-        for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-                name = record["file_name"]
-                target = Path(os.path.normpath(inner / name)).as_posix()
-            except (ValueError, KeyError, TypeError, RecursionError):
-                raise DataError(f"{file}, line {number}: not a JSON object with a file_name") from None
-            if not (root / target).is_file():
-                missing.append(f"{file}, line {number}: no file {name!r}")
-            records[target] = record
-    if missing and on_error == "error":
-        raise DataError(f"{missing[0]} ({len(missing)} in all)", "Correct the file, or --set dataset.on_error=skip.")
+    foreign: list[str] = []
+    for row in metadata.read_tables(root, tables, spec.image_column):
+        target = row.target
+        if target not in images and "\\" in target:  # written on Windows
+            target = posixpath.normpath(target.replace("\\", "/"))
+        if target in images:
+            records[target] = row.values
+        elif target.startswith(("../", "/")):
+            missing.append(f"{row.where}: {row.name!r} lies outside {root}")
+        elif (root / target).is_file():
+            foreign.append(target)
+        elif not target.startswith(elsewhere):  # another split's files are that split's business
+            missing.append(f"{row.where}: no file {row.name!r}")
+    if missing and spec.on_error == "error":
+        raise DataError(
+            f"{missing[0]} ({len(missing)} in all)",
+            "File names are relative to the folder of the metadata file. Correct it, or --set dataset.on_error=skip.",
+        )
     if missing:
-        LOG.warning("%d entries of metadata.jsonl name files that are not there; left out", len(missing))
+        LOG.warning("%d entries of metadata name files that are not there; left out", len(missing))
+    if foreign:
+        LOG.warning(
+            "%d entries of metadata name files that are not read as images: %s", len(foreign), _summary(foreign)
+        )
     return records
+
+
+def _sidecars(
+    root: Path, images: Sequence[str], others: list[str], spec: DatasetSpec
+) -> tuple[dict[str, metadata.Record], list[str]]:
+    """Read the text files beside images where they are captions: image path -> columns, and the files not read."""
+    for extension in () if spec.caption_column == "none" else metadata.SIDECARS:
+        files = {path[: -len(extension)]: path for path in others if path.lower().endswith(extension)}
+        found = {path: files[stem] for path in images if (stem := os.path.splitext(path)[0]) in files}
+        column = extension[1:]
+        if not found or (len(found) < NEARLY_ALL * len(images) and spec.caption_column != column):
+            continue
+        if spec.caption_column in (None, column):
+            LOG.info("%s: captions are the %s files beside the images", root, extension)
+        rest = set(others) - set(found.values())
+        return {path: {column: metadata.read_sidecar(root / file)} for path, file in found.items()}, sorted(rest)
+    return {}, others
+
+
+def _say_unused(root: Path, others: Sequence[str]) -> None:
+    """Say in one line each what looks like metadata but has another name, and what else was found and not used."""
+    misspelt = [path for path in others if metadata.misspelt(path)]
+    for path in misspelt:
+        LOG.warning("%s is not read: the names of metadata files are %s", root / path, ", ".join(metadata.NAMES))
+    rest = _summary([path for path in others if path not in misspelt])
+    if rest:
+        LOG.info("%s: found and not used: %s", root, rest)
+
+
+def _summary(paths: Sequence[str]) -> str:
+    """One file of each kind, the most frequent kinds first: "a/0.txt and 11 more .txt, labels.json"."""
+    paths = [path for path in paths if not _NO_NEWS.match(posixpath.basename(path))]
+    kinds = Counter(posixpath.splitext(path)[1].lower() for path in paths)
+    parts = []
+    for kind, count in kinds.most_common(5):
+        first = next(path for path in paths if posixpath.splitext(path)[1].lower() == kind)
+        parts.append(first if count == 1 else f"{first} and {count - 1} more {kind or 'without extension'}")
+    return ", ".join(parts) + (", and other kinds" if len(kinds) > 5 else "")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from diffkit.data import fingerprint
 from diffkit.data.sources import SPLITS
 from diffkit.errors import DataError, ModelError
 from diffkit.recipes.schema import DatasetSpec
@@ -35,11 +36,14 @@ def _quietly() -> Iterator[None]:
             talk.enable_progress_bar()
 
 
-def load_parquet(root: Path, files: list[Path], spec: DatasetSpec) -> Any:
+def load_parquet(root: Path, files: list[Path], spec: DatasetSpec) -> tuple[Any, str]:
     """Open parquet files as a `datasets` table (a memory-mapped copy in its cache), or as a stream.
 
     Where file or folder names tell splits (train-00000.parquet, test/0.parquet), those of `spec.split` are read;
     else every file belongs to train.
+
+    Returns:
+        The table, and the fingerprint of its files.
 
     Raises:
         DataError: No files for the split, or a file that is not parquet.
@@ -47,9 +51,12 @@ def load_parquet(root: Path, files: list[Path], spec: DatasetSpec) -> Any:
     from datasets import load_dataset
 
     chosen = _of_split(root, files, spec.split)
+    mark = _of_files(root, chosen)
     try:
         with _quietly():
-            return load_dataset("parquet", data_files=[str(f) for f in chosen], split="train", streaming=spec.streaming)
+            # The cache knows a file by its path and time, which other contents may share: the name tells those apart.
+            files_of = {"data_files": [str(f) for f in chosen], "split": "train"}
+            return load_dataset("parquet", mark, **files_of, streaming=spec.streaming), mark
     except Exception as error:
         if isinstance(error, MemoryError) or getattr(error, "errno", None) == 28:
             raise
@@ -59,6 +66,48 @@ def load_parquet(root: Path, files: list[Path], spec: DatasetSpec) -> Any:
             f"{_culprit(chosen) or root}: cannot be read as parquet: {text[0] if text else type(cause).__name__}",
             "Check the files; a download may be incomplete.",
         ) from None
+
+
+def _of_files(root: Path, files: list[Path]) -> str:
+    folder = root.parent if root.is_file() else root
+    return fingerprint.of_files(folder, [f.relative_to(folder).as_posix() for f in files], fingerprint.SHARD_PIECES)
+
+
+def is_saved(root: Path) -> bool:
+    """Whether a folder was written by `save_to_disk` of `datasets`, as one table or as a dictionary of splits."""
+    return (root / "dataset_dict.json").is_file() or all(
+        (root / name).is_file() for name in ("dataset_info.json", "state.json")
+    )
+
+
+def load_saved(root: Path, spec: DatasetSpec) -> tuple[Any, str]:
+    """Open the folder of a `save_to_disk` as a `datasets` table, or as a stream; see `load_parquet`.
+
+    Raises:
+        DataError: No such split, or files that are missing or broken.
+    """
+    from datasets import DatasetDict, load_from_disk
+
+    try:
+        with _quietly():
+            saved = load_from_disk(str(root))
+    except Exception as error:  # pyarrow raises its own errors, JSON and missing keys theirs
+        raise DataError(
+            f"{root}: cannot be read as a dataset of save_to_disk: {_first_line(error)}",
+            "Check the files; a copy may be incomplete.",
+        ) from None
+    if isinstance(saved, DatasetDict):
+        match = [name for name in saved if name.lower() in SPLITS.get(spec.split, (spec.split,))]
+        if not match:
+            raise DataError(f"no split {spec.split!r} in {root}; there are: {', '.join(saved)}", "Set dataset.split.")
+        saved, root = saved[match[0]], root / match[0]
+    elif spec.split != "train" and str(saved.split) not in SPLITS.get(spec.split, (spec.split,)):
+        raise DataError(f"no split {spec.split!r} in {root}: it is one table", "Leave dataset.split at train.")
+    files = sorted(root.glob("*.arrow"))
+    table = saved.with_format(None)
+    if spec.streaming:
+        table = table.to_iterable_dataset(num_shards=max(1, min(len(files), len(table))))
+    return table, _of_files(root, files)
 
 
 def _culprit(files: list[Path]) -> Path | None:
@@ -91,8 +140,11 @@ def _of_split(root: Path, files: list[Path], split: str) -> list[Path]:
     return splits[split]
 
 
-def load_hub(spec: DatasetSpec) -> Any:
+def load_hub(spec: DatasetSpec) -> tuple[Any, str | None]:
     """Open a dataset of the Hub, from the cache where the Hub is out of reach.
+
+    Returns:
+        The table, and the commit that it is of, where that is known.
 
     Raises:
         ModelError: No such dataset or revision, no access, or neither network nor cache; the hint names the command
@@ -101,19 +153,19 @@ def load_hub(spec: DatasetSpec) -> Any:
     """
     from huggingface_hub.constants import is_offline_mode
 
-    problem = "offline mode is on" if is_offline_mode() else _unreachable(spec)
+    problem, commit = ("offline mode is on", None) if is_offline_mode() else _ask(spec)
     source = spec.name
     if problem:
         table = _prepared(spec)
         if table is not None:
             LOG.info("dataset %s: %s; what was prepared earlier is used", spec.name, problem)
-            return table
+            return table, None
         folder = _snapshot(spec)
         if folder is None:
             raise ModelError(f"dataset {spec.name!r}: {problem}, and it is not in the cache", _download_hint(spec))
         LOG.info("dataset %s: %s; its cached copy is used", spec.name, problem)
-        source = str(folder)
-    return _load(source, spec, cached=bool(problem))
+        source, commit = str(folder), folder.name
+    return _load(source, spec, cached=bool(problem)), commit
 
 
 def _load(source: str, spec: DatasetSpec, *, cached: bool) -> Any:
@@ -135,8 +187,8 @@ def _load(source: str, spec: DatasetSpec, *, cached: bool) -> Any:
         raise ModelError(f"dataset {spec.name!r}: {where}: {text[0][:300]}", _download_hint(spec)) from None
 
 
-def _unreachable(spec: DatasetSpec) -> str:
-    """Ask the Hub for the dataset once; return why it gave no answer, or an empty text.
+def _ask(spec: DatasetSpec) -> tuple[str, str | None]:
+    """Ask the Hub for the dataset once; return why it gave no answer, or an empty text, and the commit it named.
 
     Raises:
         ModelError: It answered, and there is no such dataset or revision, or no access to it.
@@ -151,7 +203,7 @@ def _unreachable(spec: DatasetSpec) -> str:
     )
 
     try:
-        _within(TIMEOUT, lambda: HfApi().dataset_info(spec.name, revision=spec.revision, timeout=TIMEOUT))
+        info = _within(TIMEOUT, lambda: HfApi().dataset_info(spec.name, revision=spec.revision, timeout=TIMEOUT))
     except HFValidationError:
         raise DataError(f"dataset {spec.name!r} is no valid Hub id", "An id looks like owner/name.") from None
     except GatedRepoError:
@@ -165,19 +217,20 @@ def _unreachable(spec: DatasetSpec) -> str:
         hint = "Check the name; a private dataset needs `hf auth login`. A folder must exist on this machine."
         raise ModelError(f"dataset {spec.name!r}: there is none of this name on the Hub", hint) from None
     except HfHubHTTPError as error:
-        return f"the Hub answered with an error ({_first_line(error)})"
+        return f"the Hub answered with an error ({_first_line(error)})", None
     except Exception as error:  # the transport's own errors depend on the version of the Hub's library
-        return f"the Hub cannot be reached ({_first_line(error)})"
-    return ""
+        return f"the Hub cannot be reached ({_first_line(error)})", None
+    return "", info.sha
 
 
-def _within(seconds: float, ask: Callable[[], Any]) -> None:
+def _within(seconds: float, ask: Callable[[], Any]) -> Any:
     """Call `ask`, but wait no longer than this: name servers and the client's own repetitions know no limit."""
+    answers: list[Any] = []
     failures: list[Exception] = []
 
     def call() -> None:
         try:
-            ask()
+            answers.append(ask())
         except Exception as error:
             failures.append(error)
 
@@ -188,6 +241,7 @@ def _within(seconds: float, ask: Callable[[], Any]) -> None:
         raise TimeoutError(f"no answer within {seconds:g} s")
     if failures:
         raise failures[0]
+    return answers[0]
 
 
 def _first_line(error: Exception) -> str:

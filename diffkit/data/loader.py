@@ -23,7 +23,7 @@ from diffkit.data.decode import Decoder, Plan, augmentation, read_ahead, stacked
 from diffkit.data.store import MemoryStore, fits
 from diffkit.data.streaming import StreamReader
 from diffkit.errors import DataError, UsageError
-from diffkit.pictures.images import to_float
+from diffkit.pictures.tensors import to_float
 from diffkit.recipes.schema import DatasetSpec
 
 LOG = logging.getLogger("diffkit.data")

@@ -7,8 +7,10 @@ from typing import Any
 
 from diffkit.data.datasets import open_dataset
 from diffkit.data.loader import Loader
-from diffkit.pictures.files import grid, output_folder, write_png
-from diffkit.pictures.images import from_tensor
+from diffkit.pictures.files import Destination
+from diffkit.pictures.grids import grid
+from diffkit.pictures.metadata import write_png
+from diffkit.pictures.tensors import from_tensor
 from diffkit.recipes.schema import DatasetSpec
 
 
@@ -25,11 +27,7 @@ def preview(spec: DatasetSpec, *, num: int, seed: int, out: Path | None) -> tupl
         The picture's path, and what is in it, JSON-able.
     """
     spec = spec.model_copy(update={"cache": "disk", "workers": 0})  # nothing is read that is not shown
-    if out is not None and out.suffix.lower() == ".png":
-        output_folder(out.parent)
-        picture = out
-    else:
-        picture = output_folder(out or Path("outputs")) / f"data-preview-{seed}.png"
+    picture = Destination.of(out, "data-preview").path(seed)
     dataset = open_dataset(spec, seed=seed)
     loader = Loader(dataset, spec, batch_size=num, seed=seed)
     batch = next(loader.stream())

@@ -6,13 +6,15 @@ since the loader's worker processes hold copies of it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
-from diffkit.data.columns import Columns, encode_classes, feature_kinds, find_columns
+from diffkit.data import fingerprint
+from diffkit.data.columns import Columns, encode_classes, feature_kinds, find_columns, first_text, say_uncaptioned
 from diffkit.errors import DataError
 from diffkit.pictures.images import open_image
 from diffkit.recipes.schema import DatasetSpec
@@ -56,6 +58,10 @@ class Source(Protocol):
         """Return the caption of image `index`; empty where there is none."""
         ...
 
+    def fingerprint(self, length: int) -> str:
+        """Return a text that is another one where the first `length` images are others; see `fingerprint.py`."""
+        ...
+
 
 class ArraySource:
     """Images that are already in memory.
@@ -65,9 +71,8 @@ class ArraySource:
         pixels: uint8 (N, H, W), grey, or (N, H, W, 3).
         labels: (N,) or None.
         class_names: Names of the classes or None.
+        captions: One text per image or None.
     """
-
-    has_captions = False
 
     def __init__(
         self,
@@ -75,9 +80,12 @@ class ArraySource:
         pixels: np.ndarray[Any, Any],
         labels: Labels | None = None,
         class_names: list[str] | None = None,
+        captions: list[str] | None = None,
     ) -> None:
         self._name, self._pixels = name, pixels
         self.labels, self.class_names = labels, class_names
+        self._captions = captions
+        self.has_captions = captions is not None
 
     def __len__(self) -> int:
         return len(self._pixels)
@@ -100,7 +108,11 @@ class ArraySource:
 
     def caption(self, index: int) -> str:
         """See `Source`."""
-        return ""
+        return self._captions[index] if self._captions else ""
+
+    def fingerprint(self, length: int) -> str:
+        """See `Source`."""
+        return fingerprint.of_blobs(self._pixels[k].tobytes() for k in range(length))
 
 
 class TableSource:
@@ -124,13 +136,18 @@ class TableSource:
         self.labels, self.class_names = self._classes(table, spec)
         self._captions = table.select_columns([self.columns.caption]) if self.columns.caption else None
         self.has_captions = self._captions is not None
+        self._caption_names: list[str] | None = None
+        if self.columns.caption is not None:
+            self._caption_names = getattr(table.features[self.columns.caption], "names", None)
+            missing = _column(table, self.columns.caption).null_count
+            say_uncaptioned(missing, len(table), f"{name}, column {self.columns.caption!r}")
 
     def _classes(self, table: Any, spec: DatasetSpec) -> tuple[Labels | None, list[str] | None]:
         column = self.columns.label
         if column is None:
             return None, None
         names = getattr(table.features[column], "names", None)
-        values = table.select_columns([column]).with_format("arrow")[:][column].to_pylist()
+        values = _column(table, column).to_pylist()
         return encode_classes(values, names, column, named=spec.class_column is not None, what=self._name)
 
     def __len__(self) -> int:
@@ -152,14 +169,33 @@ class TableSource:
         """See `Source`."""
         if self._captions is None or self.columns.caption is None:
             return ""
-        return first_text(self._captions[int(index)][self.columns.caption])
+        return first_text(self._captions[int(index)][self.columns.caption], self._caption_names)
+
+    def fingerprint(self, length: int) -> str:
+        """See `Source`."""
+        return fingerprint.of_blobs(self._evidence(length))
+
+    def _evidence(self, length: int) -> Iterator[bytes]:
+        """The sizes of all cells, which Arrow tells without reading them, and the contents of a sample."""
+        import pyarrow.compute
+
+        cells = _column(self._images, self.columns.image)[:length]
+        if "struct" in str(cells.type):
+            cells = pyarrow.compute.struct_field(cells, "bytes")
+        sizes = pyarrow.compute.fill_null(pyarrow.compute.binary_length(cells), 0)
+        yield sizes.to_numpy().astype(np.int64).tobytes()
+        rows = fingerprint.sample(length)
+        for start in range(0, len(rows), 64):
+            for value in self._images[rows[start : start + 64]][self.columns.image]:
+                try:
+                    yield encoded_bytes(value, "")
+                except DataError:  # an empty row, or a file that is gone, is a content like any other
+                    yield b""
 
 
-def first_text(value: Any) -> str:
-    """A caption column's value as one text; of several captions the first."""
-    if isinstance(value, (list, tuple)):
-        value = value[0] if value else ""
-    return "" if value is None else str(value)
+def _column(table: Any, name: str) -> Any:
+    """A column as an Arrow array, without decoding."""
+    return table.select_columns([name]).with_format("arrow")[:][name]
 
 
 def encoded_bytes(value: Any, where: str) -> bytes:

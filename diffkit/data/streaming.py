@@ -18,9 +18,9 @@ import numpy as np
 from PIL import Image
 
 from diffkit.data import order
-from diffkit.data.columns import Columns, feature_kinds, find_columns
+from diffkit.data.columns import Columns, feature_kinds, find_columns, first_text
 from diffkit.data.decode import Pixels, augmentation, crop, prepare
-from diffkit.data.sources import broken, encoded_bytes, first_text
+from diffkit.data.sources import broken, encoded_bytes
 from diffkit.errors import DataError
 from diffkit.pictures.images import open_image
 from diffkit.recipes.schema import DatasetSpec
@@ -35,7 +35,13 @@ _ROWS = 2**40  # more than a shard has; an example's id is shard * _ROWS + row
 class Examples:
     """A `datasets.IterableDataset` with its columns found.
 
+    Args:
+        table: The dataset.
+        spec: The recipe's dataset section.
+        identity: A text that is another one where the contents are others, such as the Hub's commit; None: not known.
+
     Attributes:
+        identity: As given.
         class_names: Names of the classes, where the column says them beforehand.
         has_captions: Whether there are captions.
         length: Number of examples, or None where the set does not say.
@@ -45,15 +51,17 @@ class Examples:
         DataError: No image column, a named column is not there, or a named class column without names.
     """
 
-    def __init__(self, table: Any, spec: DatasetSpec) -> None:
+    def __init__(self, table: Any, spec: DatasetSpec, identity: str | None = None) -> None:
         from datasets import Image as ImageFeature
 
+        self.identity = identity
         self.name, self._background = spec.name, spec.background
         if table.features is None:
             table = table._resolve_features()
         kinds = feature_kinds(table.features)
         self.columns = self._columns(table, kinds, spec)
         self.class_names: list[str] | None = None
+        self._caption_names: list[str] | None = getattr(table.features.get(self.columns.caption), "names", None)
         if self.columns.label:
             self.class_names = list(table.features[self.columns.label].names)
         self.has_captions = self.columns.caption is not None
@@ -101,7 +109,7 @@ class Examples:
 
     def caption(self, row: dict[str, Any]) -> str:
         """A row's caption; empty where there is none."""
-        return first_text(row[self.columns.caption]) if self.columns.caption else ""
+        return first_text(row[self.columns.caption], self._caption_names) if self.columns.caption else ""
 
     def probe(self, count: int) -> list[Image.Image]:
         """The first readable images among the first `count` rows."""

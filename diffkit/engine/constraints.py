@@ -8,7 +8,7 @@ Diffusion, arXiv:2404.11615.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +19,12 @@ from diffkit.engine.sampling import Constraint, fresh_noise
 from diffkit.errors import UsageError
 from diffkit.types import Filter
 
+if TYPE_CHECKING:
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
 
 def keep_known(
-    scheduler: Any,
+    scheduler: SchedulerMixin,
     x0: Tensor,
     mask: Tensor,
     generators: Sequence[torch.Generator],
@@ -83,7 +86,7 @@ def keep_component(x0: Tensor, split: Filter, part: int) -> Constraint:
     return constrain
 
 
-def component_of(x0: Tensor, scheduler: Any) -> Callable[[Tensor, Tensor], Tensor]:
+def component_of(x0: Tensor, scheduler: SchedulerMixin) -> Callable[[Tensor, Tensor], Tensor]:
     """Return what a network would have to say of (x, t) if the picture were the reference: `guidance.mix`'s `known`.
 
     Args:

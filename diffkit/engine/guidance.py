@@ -6,7 +6,7 @@ They work on the batch axis, so that nested wrappers end in one network call per
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from torch import Tensor
 from diffkit.engine.levels import network_level, out_of, x0_of
 from diffkit.errors import UsageError
 from diffkit.types import Cond, Denoiser, Filter, Prediction, View
+
+if TYPE_CHECKING:
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 __all__ = ["cfg", "check_interval", "chunked", "gradient", "mix", "multiview", "within"]
 
@@ -55,8 +58,8 @@ def cfg(
         if scale == 1.0 or not (always or within(start, stop, float(t.max()), levels)):
             return net(x, t, cond)
         if scale == 0.0:
-            return net(x, t, _over(cond, uncond, batch))
-        both = Cond.cat([_over(cond, uncond, batch), cond.expand(batch)])
+            return net(x, t, _stacked([(cond, uncond)], batch))
+        both = _stacked([(cond, uncond), (cond, cond)], batch)
         pred = net(x.repeat(2, *[1] * (x.ndim - 1)), t if t.ndim == 0 else t.repeat(2), both)
         without, with_cond = pred.out.chunk(2)
         var = None if pred.var is None else pred.var[batch:]
@@ -90,7 +93,7 @@ def gradient(
     net: Denoiser,
     loss: Callable[[Tensor], Tensor],
     scale: float,
-    scheduler: Any,
+    scheduler: SchedulerMixin,
     *,
     decode: Callable[[Tensor], Tensor] | None = None,
     through: bool = True,
@@ -155,20 +158,18 @@ def multiview(
     """
     if not views or len(conds) != len(views):
         raise UsageError(f"{len(conds)} prompts for {len(views)} views", "Give one prompt for each view.")
-    if reduce not in ("mean", "alternate"):
-        raise UsageError(f"--reduce {reduce!r} is not one of mean, alternate")
     if reduce == "alternate" and timesteps is None:
         raise ValueError("reduce='alternate' needs the timesteps")
-    share = _shares(weights, len(views), reduce)
+    share = check_shares(weights, len(views), reduce)
 
     def viewed(x: Tensor, t: Tensor, cond: Cond) -> Prediction:
         chosen = list(zip(views, conds, strict=True))
         if reduce == "alternate":
             assert timesteps is not None
-            chosen = [chosen[_place(timesteps, t) % len(views)]]
+            chosen = [chosen[place_of(timesteps, t) % len(views)]]
         batch, count = x.shape[0], len(chosen)
-        seen = Cond.cat([_over(_turn(cond, view), own, batch) for view, own in chosen])
-        pred = net(torch.cat([view.apply(x) for view, _ in chosen]), _tile(t, count), seen)
+        each = _stacked([(turn_cond(cond, view), own) for view, own in chosen], batch)
+        pred = net(torch.cat([view.apply(x) for view, _ in chosen]), _tile(t, count), each)
         back = [view.invert(part) for (view, _), part in zip(chosen, pred.out.chunk(count), strict=True)]
         if pred.var is None:
             return Prediction(_mean(back, share))
@@ -207,7 +208,7 @@ def mix(
     noise stays N(0, I) that way.
     """
     if known is not None and not 0 <= fixed < split.parts:
-        raise UsageError(f"--fixed {fixed}: the split has the parts 0..{split.parts - 1}")
+        raise UsageError(f"`fixed` {fixed}: the split has the parts 0..{split.parts - 1}")
     drawn = [k for k in range(split.parts) if known is None or k != fixed]
     if len(conds) != len(drawn):
         raise UsageError(f"{len(conds)} prompts for {len(drawn)} parts of a split", f"Give {len(drawn)}.")
@@ -217,8 +218,8 @@ def mix(
     def mixed(x: Tensor, t: Tensor, cond: Cond) -> Prediction:
         batch, count = x.shape[0], len(conds)
         seen = [x] * count if views is None else [view.apply(x) for view in views]
-        own = [cond] * count if views is None else [_turn(cond, view) for view in views]
-        each = Cond.cat([_over(given, one, batch) for given, one in zip(own, conds, strict=True)])
+        own = [cond] * count if views is None else [turn_cond(cond, view) for view in views]
+        each = _stacked(list(zip(own, conds, strict=True)), batch)
         pred = net(torch.cat(seen), _tile(t, count), each)
         back, spread = list(pred.out.chunk(count)), [] if pred.var is None else list(pred.var.chunk(count))
         if views is not None:
@@ -240,7 +241,7 @@ def chunked(net: Denoiser, limit: int | None) -> Denoiser:
     if limit is None:
         return net
     if limit < 1:
-        raise UsageError(f"--max-batch {limit} is below 1")
+        raise UsageError(f"`max_batch` {limit} is below 1")
 
     def split(x: Tensor, t: Tensor, cond: Cond) -> Prediction:
         batch = x.shape[0]
@@ -257,9 +258,15 @@ def chunked(net: Denoiser, limit: int | None) -> Denoiser:
     return split
 
 
-def _over(cond: Cond, own: Cond, batch: int) -> Cond:
-    """`own` for `batch` rows, and of `cond` what it does not hold; fewer rows are repeated, view by view."""
-    return Cond({k: _fit(v, batch) for k, v in {**cond.tensors, **own.tensors}.items()})
+def _stacked(pairs: Sequence[tuple[Cond, Cond]], batch: int) -> Cond:
+    """For `batch` rows each, one pair after the other: its second condition, and of the first what that lacks.
+
+    Fewer rows are repeated, view by view.
+    """
+    each = [{**cond.tensors, **own.tensors} for cond, own in pairs]
+    if any(set(one) != set(each[0]) for one in each):
+        raise ValueError(f"conditions with different parts cannot be joined: {[sorted(one) for one in each]}")
+    return Cond({k: torch.cat([_fit(one[k], batch) for one in each]) for k in each[0]})
 
 
 def _fit(v: Tensor, batch: int) -> Tensor:
@@ -271,7 +278,8 @@ def _fit(v: Tensor, batch: int) -> Tensor:
     return v if rows == batch else v.repeat(batch // rows, *[1] * (v.ndim - 1))
 
 
-def _turn(cond: Cond, view: View) -> Cond:
+def turn_cond(cond: Cond, view: View) -> Cond:
+    """Return a condition with its picture (`channels`) as a view shows it."""
     return Cond({k: view.apply(v) if k == "channels" else v for k, v in cond.tensors.items()})
 
 
@@ -279,18 +287,24 @@ def _tile(t: Tensor, count: int) -> Tensor:
     return t if t.ndim == 0 else t.repeat(count)
 
 
-def _shares(weights: Sequence[float] | None, count: int, reduce: str) -> list[float] | None:
-    """Weights scaled to the sum 1; None where all count the same."""
+def check_shares(weights: Sequence[float] | None, count: int, reduce: str) -> list[float] | None:
+    """Return weights of views scaled to the sum 1; None where all count the same.
+
+    Raises:
+        UsageError: An unknown reduction, not one weight per view, or weights of no sense.
+    """
+    if reduce not in ("mean", "alternate"):
+        raise UsageError(f"`reduce` {reduce!r} is not one of mean, alternate")
     if weights is None:
         return None
     text = ", ".join(f"{w:g}" for w in weights)
     if len(weights) != count:
-        raise UsageError(f"--weight: {len(weights)} weights ({text}) for {count} views", "Give one per view.")
+        raise UsageError(f"`weights` needs one value per view, got {len(weights)} ({text}) for {count}")
     if reduce == "alternate":
-        raise UsageError(f"--weight {text}: views that take turns are not weighed", "Leave it out, or --reduce mean.")
+        raise UsageError(f"`weights` {text}: views that take turns have no weights", "Leave it out, or `reduce` mean.")
     total = float(sum(weights))
     if not all(0.0 <= w < float("inf") for w in weights) or not 0.0 < total < float("inf"):
-        raise UsageError(f"--weight {text}: weights are finite, none is negative, and one is above 0")
+        raise UsageError(f"`weights` {text}: weights are finite, none is negative, and one is above 0")
     return None if len(set(weights)) == 1 else [w / total for w in weights]
 
 
@@ -302,7 +316,7 @@ def _mean(parts: Sequence[Tensor], share: Sequence[float] | None = None) -> Tens
     return sum((w * part for w, part in zip(share, parts, strict=True)), torch.zeros_like(parts[0]))
 
 
-def _place(timesteps: Sequence[float] | Tensor, t: Tensor) -> int:
+def place_of(timesteps: Sequence[float] | Tensor, t: Tensor) -> int:
     """Index of the (one) timestep that a batch stands at."""
     grid = torch.as_tensor(timesteps, dtype=torch.float64).cpu()
     return int((grid - float(t.reshape(-1)[0])).abs().argmin())

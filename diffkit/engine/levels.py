@@ -6,7 +6,7 @@ so that what is built on them holds for all of them. The loop is in `sampling.py
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,10 +14,13 @@ from torch import Tensor
 from diffkit.engine.samplers import is_flow
 from diffkit.errors import UsageError
 
+if TYPE_CHECKING:
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
 Number = float | Tensor
 
 
-def level(scheduler: Any, t: Tensor | float) -> tuple[float, float]:
+def level(scheduler: SchedulerMixin, t: Tensor | float) -> tuple[float, float]:
     """Return (signal, noise) of the scheduler's sample at a timestep of its grid: x = signal * x0 + noise * eps.
 
     Args:
@@ -45,12 +48,12 @@ def level(scheduler: Any, t: Tensor | float) -> tuple[float, float]:
     return float(signal), float(noise)
 
 
-def level_after(scheduler: Any, after: Tensor | None) -> tuple[float, float]:
+def level_after(scheduler: SchedulerMixin, after: Tensor | None) -> tuple[float, float]:
     """Return the level a step has just reached: that of the next timestep, or (1, 0) after the last one."""
     return (1.0, 0.0) if after is None else level(scheduler, after)
 
 
-def network_level(scheduler: Any, t: Tensor) -> tuple[Number, Number]:
+def network_level(scheduler: SchedulerMixin, t: Tensor) -> tuple[Number, Number]:
     """Return (signal, noise) of what the network is given at t, after `scale_model_input`.
 
     Args:
@@ -67,12 +70,12 @@ def network_level(scheduler: Any, t: Tensor) -> tuple[Number, Number]:
     return signal / length, noise / length
 
 
-def parameterization(scheduler: Any) -> str:
+def parameterization(scheduler: SchedulerMixin) -> str:
     """Return what the network predicts: epsilon, v_prediction, sample or flow."""
     return "flow" if is_flow(scheduler) else str(scheduler.config.get("prediction_type", "epsilon"))
 
 
-def x0_of(out: Tensor, x: Tensor, t: Tensor, scheduler: Any) -> Tensor:
+def x0_of(out: Tensor, x: Tensor, t: Tensor, scheduler: SchedulerMixin) -> Tensor:
     """Return the clean estimate that a network's output stands for.
 
     Args:
@@ -99,7 +102,7 @@ def x0_of(out: Tensor, x: Tensor, t: Tensor, scheduler: Any) -> Tensor:
     return (x - noise * out) / signal
 
 
-def out_of(x0: Tensor, x: Tensor, t: Tensor, scheduler: Any) -> Tensor:
+def out_of(x0: Tensor, x: Tensor, t: Tensor, scheduler: SchedulerMixin) -> Tensor:
     """Return the output that stands for a clean estimate; undoes `x0_of`. Shapes as there."""
     signal, noise = network_level(scheduler, t)
     kind = parameterization(scheduler)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
@@ -19,6 +19,9 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Tensor
 
 from diffkit.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 LOG = logging.getLogger("diffkit.engine.samplers")
 
@@ -185,13 +188,13 @@ def check_spacing(spacing: str | None) -> None:
         raise UsageError(f"--spacing {spacing!r} is not one of {', '.join(SPACINGS)}")
 
 
-def is_memoryless(scheduler: Any) -> bool:
+def is_memoryless(scheduler: SchedulerMixin) -> bool:
     """Say whether a scheduler's step depends on x and t alone."""
     names = {SAMPLERS[name].cls for name in MEMORYLESS}
     return any(cls.__name__ in names for cls in type(scheduler).__mro__)
 
 
-def is_flow(scheduler: Any) -> bool:
+def is_flow(scheduler: SchedulerMixin) -> bool:
     """Say whether a scheduler integrates a flow's velocity."""
     return any(cls.__name__.startswith("FlowMatch") for cls in type(scheduler).__mro__)
 
@@ -199,6 +202,11 @@ def is_flow(scheduler: Any) -> bool:
 def default_sampler(base: Any) -> str:
     """Return the sampler used where none is named: DDIM, or Euler for flows."""
     return "flow_euler" if is_flow(base) else "ddim"
+
+
+def default_steps(name: str, levels: int) -> int:
+    """Return how many steps a sampler takes where nobody says: its own number, or every one of T = `levels`."""
+    return min(SAMPLERS[canonical(name)].steps or levels, levels)
 
 
 def make_sampler(name: str | None, base: Any, *, spacing: str | None = None, **options: Any) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from inspect import signature
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from diffkit.engine.levels import level, level_after, unstep
 from diffkit.engine.samplers import MEMORYLESS, is_flow, is_memoryless
 from diffkit.errors import UsageError
 from diffkit.types import Cond, Denoiser, Prediction, Step
+
+if TYPE_CHECKING:
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 # (x after the step, index of the step, its t, the next t or None after the last) -> x
 Constraint = Callable[[Tensor, int, Tensor, Tensor | None], Tensor]
@@ -33,7 +36,7 @@ def generators(seeds: Sequence[int]) -> list[torch.Generator]:
     return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
 
 
-def pure_noise(scheduler: Any, noise: Tensor) -> Tensor:
+def pure_noise(scheduler: SchedulerMixin, noise: Tensor) -> Tensor:
     """Scale N(0, I) noise to what the scheduler starts from; its grid must be set."""
     return noise * getattr(scheduler, "init_noise_sigma", 1.0)
 
@@ -43,7 +46,7 @@ def fresh_noise(x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     return torch.cat([torch.randn(1, *x.shape[1:], generator=g, device=g.device) for g in generators]).to(x)
 
 
-def sdedit_start(scheduler: Any, x0: Tensor, noise: Tensor, strength: float) -> tuple[Tensor, int, int]:
+def sdedit_start(scheduler: SchedulerMixin, x0: Tensor, noise: Tensor, strength: float) -> tuple[Tensor, int, int]:
     """Return where image to image starts: the noised image, the index of the first step, the number of steps.
 
     The number is strength times the steps of the grid, rounded, and at least one. Strength 1 is pure noise.
@@ -99,7 +102,9 @@ def repaint_path(steps: int, jump: int, resample: int) -> list[int]:
     return path
 
 
-def set_grid(scheduler: Any, steps: int | None = None, timesteps: Sequence[int] | None = None) -> list[float]:
+def set_grid(
+    scheduler: SchedulerMixin, steps: int | None = None, timesteps: Sequence[int] | None = None
+) -> list[float]:
     """Set the timesteps that a scheduler will visit, and return them.
 
     Args:
@@ -131,7 +136,7 @@ def set_grid(scheduler: Any, steps: int | None = None, timesteps: Sequence[int] 
     return scheduler.timesteps.tolist()
 
 
-def _set_custom(scheduler: Any, grid: list[int], levels: int) -> None:
+def _set_custom(scheduler: SchedulerMixin, grid: list[int], levels: int) -> None:
     flow = is_flow(scheduler)
     low, high = (1, levels) if flow else (0, levels - 1)
     if not grid or any(a <= b for a, b in pairwise(grid)):
@@ -155,7 +160,7 @@ def _set_custom(scheduler: Any, grid: list[int], levels: int) -> None:
 def denoise(
     net: Denoiser,
     x: Tensor,
-    scheduler: Any,
+    scheduler: SchedulerMixin,
     cond: Cond | None = None,
     *,
     steps: int | None = None,
@@ -225,7 +230,7 @@ def denoise(
                 scheduler._step_index = target
 
 
-def _check_path(scheduler: Any, path: Sequence[int], generators: Sequence[torch.Generator] | None) -> None:
+def _check_path(scheduler: SchedulerMixin, path: Sequence[int], generators: Sequence[torch.Generator] | None) -> None:
     if all(b == a + 1 for a, b in pairwise(path)):
         return
     if not is_memoryless(scheduler):
@@ -237,7 +242,7 @@ def _check_path(scheduler: Any, path: Sequence[int], generators: Sequence[torch.
         raise ValueError("a path that turns back needs generators for its noise")
 
 
-def _clips_x0(scheduler: Any) -> bool:
+def _clips_x0(scheduler: SchedulerMixin) -> bool:
     """Whether x0 is predicted and clipped, so that DDIM's noise direction has to be that of the clipped x0.
 
     Guidance pushes x0 beyond [-1, 1]; with the direction of the unclipped one each step adds to the error, and more
@@ -247,7 +252,7 @@ def _clips_x0(scheduler: Any) -> bool:
     return config.get("prediction_type") == "sample" and bool(config.get("clip_sample"))
 
 
-def _step(scheduler: Any, out: Tensor, t: Tensor, x: Tensor, arguments: dict[str, Any], silent: bool) -> Any:
+def _step(scheduler: SchedulerMixin, out: Tensor, t: Tensor, x: Tensor, arguments: dict[str, Any], silent: bool) -> Any:
     if not silent:
         return scheduler.step(out, t, x, **arguments)
     if "eta" in arguments:
@@ -259,7 +264,7 @@ def _step(scheduler: Any, out: Tensor, t: Tensor, x: Tensor, arguments: dict[str
         scheduler.quiet = False
 
 
-def _check_noise(scheduler: Any, arguments: dict[str, Any], stop_noise_after: int | None) -> None:
+def _check_noise(scheduler: SchedulerMixin, arguments: dict[str, Any], stop_noise_after: int | None) -> None:
     if stop_noise_after is None:
         return
     if stop_noise_after < 0:
@@ -272,7 +277,7 @@ def _check_noise(scheduler: Any, arguments: dict[str, Any], stop_noise_after: in
     raise UsageError(f"--stop-noise-after works with ddpm, and ddim with --eta; got {name}", "Choose one of these.")
 
 
-def _packed(prediction: Prediction, scheduler: Any) -> Tensor:
+def _packed(prediction: Prediction, scheduler: SchedulerMixin) -> Tensor:
     """What `step` takes: [out, var] only for a DDPM scheduler of learned variance, whatever other configs say."""
     if not isinstance(scheduler, DDPMScheduler) or scheduler.variance_type not in _LEARNED:
         return prediction.out

@@ -10,16 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
-from typing import Any
 
 import torch
 from PIL import Image
 
 from diffkit.errors import UsageError
-from diffkit.pictures.captions import PAPER, SIDE, Label, reduced
-from diffkit.pictures.captions import enlarge as enlarge
-from diffkit.pictures.captions import strip as strip
-from diffkit.pictures.images import from_tensor, to_tensor
+from diffkit.illusions.views.frames import smoothstep
+from diffkit.pictures.captions import PAPER, SIDE, Label, enlarge, reduced
+from diffkit.pictures.tensors import from_tensor, to_tensor
+from diffkit.types import Filter, View
 
 FRAMES = 24
 HOLD = 18
@@ -28,14 +27,8 @@ FAR = 1 / 8
 LARGEST = {"gif": 512, "mp4": 1024}  # a GIF of 1024 px is about 25 MB and takes a minute to write
 
 
-def smoothstep(share: float) -> float:
-    """Return 3 s^2 - 2 s^3 of a share in [0, 1]: it starts and ends at rest."""
-    share = min(max(share, 0.0), 1.0)
-    return share * share * (3.0 - 2.0 * share)
-
-
 def frames_between(
-    views: Any,
+    views: View | Sequence[View],
     image: Image.Image,
     captions: Sequence[str],
     *,
@@ -60,7 +53,7 @@ def frames_between(
     Raises:
         UsageError: Not one caption per view, fewer than two views, or too few frames.
     """
-    several: list[Any] = [None, views] if hasattr(views, "frame") else [_or_none(view) for view in views]
+    several = [_or_none(view) for view in views] if isinstance(views, Sequence) else [None, views]
     _check(len(several), captions, frames, hold)
     stops = [_Stop(k, view) for k, view in enumerate(several)]
     return _round_trip(image, stops, captions, frames, hold, _Size(side, largest))
@@ -96,8 +89,8 @@ def zoom_out(
 
 
 def parts_in_turn(
-    split: Any,
-    views: Sequence[Any],
+    split: Filter,
+    views: Sequence[View],
     image: Image.Image,
     captions: Sequence[str],
     *,
@@ -129,9 +122,8 @@ def parts_in_turn(
     if len(views) != split.parts:
         raise UsageError(f"an animation of {split.parts} parts has {len(views)} views; one for each")
     stops = _there_and_back([_or_none(view) for view in views][::-1])
-    apart = getattr(split, "apart", "distance")  # a filter of one's own need not say
-    leaving = split.leaving if apart == "fading" else None
-    far_end = far if apart == "distance" else None
+    leaving = split.leaving if split.apart == "fading" else None
+    far_end = far if split.apart == "distance" else None
     each = _each(frames, split.parts)
     size = _Size(side, largest)
     return _round_trip(image, stops, captions[::-1], each, hold, size, far=far_end, leaving=leaving)
@@ -142,7 +134,7 @@ class _Stop:
     """Where an animation rests: a caption, the view the picture is seen in, and how much of its way it has gone."""
 
     caption: int
-    view: Any = None
+    view: View | None = None
     gone: float = 0.0
 
 
@@ -157,7 +149,7 @@ class _Size:
         return enlarge(image, self.side, self.largest)
 
 
-def _there_and_back(views: Sequence[Any]) -> list[_Stop]:
+def _there_and_back(views: Sequence[View | None]) -> list[_Stop]:
     """Evenly spaced stops from near to far, and between them again on the way back."""
     there = [_Stop(k, view, k / (len(views) - 1)) for k, view in enumerate(views)]
     return there + there[-2:0:-1]
@@ -184,13 +176,14 @@ def _round_trip(
     small = reduced(image, size.largest)
     label = Label(captions, size.grown(small).width)
 
-    def drawn(view: Any, progress: float, gone: float) -> Image.Image:
-        moves = view is not None and progress > 0.0
-        picture = image if moves and not _may_be_small(view, progress, image.width, small.width) else small
+    def drawn(view: View | None, progress: float, gone: float) -> Image.Image:
+        moving = view if progress > 0.0 else None
+        keeps_size = moving is not None and not _may_be_small(moving, progress, image.width, small.width)
+        picture = image if keeps_size else small
         if leaving is not None and gone:
             picture = from_tensor(leaving(to_tensor(picture), gone))[0]
-        if moves:
-            picture = _moving(view, picture, progress, size) if progress < 1.0 else _still(view, picture, size)
+        if moving is not None:
+            picture = _moving(moving, picture, progress, size) if progress < 1.0 else _still(moving, picture, size)
         picture = reduced(size.grown(picture), size.largest)
         return picture if far is None or not gone else _shrunk(picture, far**gone)
 
@@ -206,7 +199,7 @@ def _round_trip(
     return shown
 
 
-def _turning(here: Any, there: Any, share: float) -> tuple[Any, float]:
+def _turning(here: View | None, there: View | None, share: float) -> tuple[View | None, float]:
     """Between two views: the one that moves, and how far it has moved the picture as it is.
 
     A view that goes comes to rest before the next one comes: both ways are eased by themselves.
@@ -227,9 +220,9 @@ def _check(count: int, captions: Sequence[str], frames: int, hold: int) -> None:
         raise UsageError(f"an animation of {frames} frames, held for {hold}: at least 2, and not below 0")
 
 
-def _or_none(view: Any) -> Any:
+def _or_none(view: View) -> View | None:
     """None for the identity, which does not move."""
-    return None if getattr(view, "name", "") == "identity" else view
+    return None if view.name == "identity" else view
 
 
 def _fade(here: int, there: int, share: float) -> dict[int, float]:
@@ -237,7 +230,7 @@ def _fade(here: int, there: int, share: float) -> dict[int, float]:
     return {here: 1.0 - smoothstep(share / 0.4), there: smoothstep((share - 0.6) / 0.4)}
 
 
-def _still(view: Any, image: Image.Image, size: _Size) -> Image.Image:
+def _still(view: View, image: Image.Image, size: _Size) -> Image.Image:
     """The picture seen in a view, exactly: turned at its own size, where turning the enlarged one differs at all."""
     large = size.grown(image)
     if _wrong_when_large(view, image.width, large.width // image.width) < 1e-6:
@@ -245,7 +238,7 @@ def _still(view: Any, image: Image.Image, size: _Size) -> Image.Image:
     return size.grown(view.frame(image, 1.0))
 
 
-def _moving(view: Any, image: Image.Image, progress: float, size: _Size) -> Image.Image:
+def _moving(view: View, image: Image.Image, progress: float, size: _Size) -> Image.Image:
     """The picture on its way; turned after enlarging, which is smoother, where that is nearly the same view."""
     large = size.grown(image)
     if _wrong_when_large(view, image.width, large.width // image.width) <= _nearly(image.width):
@@ -253,12 +246,12 @@ def _moving(view: Any, image: Image.Image, progress: float, size: _Size) -> Imag
     return size.grown(view.frame(image, progress))
 
 
-def _may_be_small(view: Any, progress: float, size: int, small: int) -> bool:
+def _may_be_small(view: View, progress: float, size: int, small: int) -> bool:
     """Whether a picture may be reduced before it is turned: on its way, where that is nearly the same view."""
     return size == small or (progress < 1.0 and _wrong_when_small(view, size, small) <= _nearly(small))
 
 
-def scales(view: Any, size: int, factor: int) -> bool:
+def nearly_same_when_larger(view: View, size: int, factor: int) -> bool:
     """Whether a view of a picture that is `factor` times larger is, but for a pixel or two, the view enlarged."""
     return _wrong_when_large(view, size, factor) <= min(_nearly(size), 0.2)  # of few pixels two are much
 
@@ -269,16 +262,16 @@ def _nearly(size: int) -> float:
 
 
 @lru_cache(maxsize=64)
-def _wrong_when_large(view: Any, size: int, factor: int) -> float:
+def _wrong_when_large(view: View, size: int, factor: int) -> float:
     return _wrong(view, size, lambda x: x.repeat_interleave(factor, -1).repeat_interleave(factor, -2))
 
 
 @lru_cache(maxsize=64)
-def _wrong_when_small(view: Any, size: int, small: int) -> float:
+def _wrong_when_small(view: View, size: int, small: int) -> float:
     return _wrong(view, size, lambda x: torch.nn.functional.interpolate(x, (small, small), mode="area"))
 
 
-def _wrong(view: Any, size: int, resized: Callable[[torch.Tensor], torch.Tensor]) -> float:
+def _wrong(view: View, size: int, resized: Callable[[torch.Tensor], torch.Tensor]) -> float:
     """How far a view of the resized picture is from the resized view: the mean error of a map of coordinates.
 
     The coordinates run from -1 to 1; infinite where the view refuses the other size.

@@ -6,24 +6,31 @@ What a stage does is in `stages.py`; nothing is drawn here. Models are loaded wh
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from torch import Tensor
 
+from diffkit.engine.settings import Settings
 from diffkit.errors import UsageError
-from diffkit.illusions.checks import Space, check_sizes, name_of, space_in
-from diffkit.illusions.drawing import Illusion, usual
-from diffkit.illusions.stages import NOISE_LEVEL
-from diffkit.jobs.sample import Settings
+from diffkit.illusions.animation import nearly_same_when_larger
+from diffkit.illusions.checks import check_sizes
+from diffkit.illusions.composition import Composition
+from diffkit.illusions.drawing import filled, make_scheduler
+from diffkit.illusions.stages import NOISE_LEVEL, Prompt, enlarge, refine
+from diffkit.illusions.views import parse_view
+from diffkit.models import Repo, info, load_opened, open_repo
+from diffkit.models.base import BaseModel, plain
+from diffkit.models.memory import count_parameters
+from diffkit.types import Model, ModelInfo, Step
 
-LOG = logging.getLogger("diffkit.tasks")
+LOG = logging.getLogger("diffkit.illusions")
 
 STAGE_2 = "DeepFloyd/IF-II-M-v1.0"
 STAGE_3 = "stabilityai/stable-diffusion-x4-upscaler"
 _HUB_STAGE_1 = "DeepFloyd/IF-I-"
-_MULTIPLE = 8  # of the x4 upscaler's input
 NONE = "none"
 
 
@@ -41,47 +48,64 @@ def stages_for(
     Raises:
         UsageError: A size that the stages do not give.
     """
-    usual_ones = source.startswith(_HUB_STAGE_1)
-    two = None if second == NONE else second or (STAGE_2 if usual_ones and size != 64 else None)
-    three = None if third == NONE else third or (STAGE_3 if usual_ones and two and size in (None, 1024) else None)
-    named = [flag for flag, model in (("--model-2", two), ("--model-3", three)) if model]
+    of_hub = source.startswith(_HUB_STAGE_1)
+    two = None if second == NONE else second or (STAGE_2 if of_hub and size != 64 else None)
+    three = None if third == NONE else third or (STAGE_3 if of_hub and two and size in (None, 1024) else None)
+    named = [name for name, model in (("`model_2`", two), ("`model_3`", three)) if model]
     if size is not None and len(named) != {64: 0, 256: 1, 1024: 2}[size]:
         there = " and ".join(named) or "no further stage"
         raise UsageError(
-            f"--size {size} with {there}: 64 is stage I alone, 256 one stage more, 1024 two", "Name the stages to use."
+            f"`size` {size} with {there}: 64 is stage I alone, 256 one stage more, 1024 two", "Name the stages to use."
         )
     return two, three
 
 
-@dataclass
-class Ladder:
+@dataclass(frozen=True)
+class Stage:
+    """A stage above the first: its files, and what its model is."""
+
+    repo: Repo
+    info: ModelInfo
+
+
+@dataclass(frozen=True)
+class Cascade:
     """The stages above the first.
 
     Attributes:
-        two: Stage II, or None.
+        two: Stage II: an id or a folder, or None.
         three: Stage III, or None.
-        options: What `models.load` takes: device, dtype, memory and the like.
         noise_2: Noise on the small picture that stage II sees, in timesteps.
         noise_3: The same of stage III.
         steps_3: Steps of stage III; 30 when left out.
-        mode_3: Whether stage III hears all prompts, or the first alone.
+        mode_3: Whether stage III is told all prompts, or the first alone.
+        loaded: The models, once they are there, by name.
     """
 
     two: str | None = None
     three: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
     noise_2: int = NOISE_LEVEL
     noise_3: int = 0
     steps_3: int | None = None
     mode_3: Literal["multiview", "first"] = "multiview"
-    _loaded: dict[str, Any] = field(default_factory=dict, repr=False)
+    loaded: dict[str, Model] = field(default_factory=dict, repr=False, compare=False)
 
-    def check(self, illusion: Illusion, first: Space, wanted: int | None = None) -> None:
+    @cached_property
+    def stages(self) -> dict[str, Stage]:
+        """Both stages, opened, as far as there are any."""
+        repos = {name: open_repo(name) for name in (self.two, self.three) if name}
+        return {name: Stage(repo, info(repo)) for name, repo in repos.items()}
+
+    def names(self) -> list[str]:
+        """Return the models that there are."""
+        return [name for name in (self.two, self.three) if name]
+
+    def check(self, composition: Composition, first: ModelInfo, wanted: int | None = None) -> None:
         """Refuse stages that are not there, are of another kind, or cannot turn the picture; no weights are read.
 
         Args:
-            illusion: What is drawn.
-            first: Where stage I draws.
+            composition: What is drawn.
+            first: What the first model is.
             wanted: Side that the last stage's pictures are to have, pixels.
 
         Raises:
@@ -89,134 +113,119 @@ class Ladder:
                 view cannot take.
             ModelError: No such model.
         """
-        from diffkit.models import family_of
-        from diffkit.models.hub import load_config, open_repo
-
-        side = first.picture[0]
-        for flag, model, given in (
-            ("--noise-2", self.two, self.noise_2 != NOISE_LEVEL),
-            ("--noise-3", self.three, self.noise_3 != 0),
-            ("--steps-3", self.three, self.steps_3 is not None),
-            ("--mode-3", self.three, self.mode_3 != "multiview"),
+        for name, model, given in (
+            ("noise_2", self.two, self.noise_2 != NOISE_LEVEL),
+            ("noise_3", self.three, self.noise_3 != 0),
+            ("steps_3", self.three, self.steps_3 is not None),
+            ("mode_3", self.three, self.mode_3 != "multiview"),
         ):
             if given and model is None:
-                raise UsageError(f"{flag}: there is no such stage", f"Name it with --model-{flag[-1]}.")
-        for flag, name, family, channels in (
-            ("--model-2", self.two, "deepfloyd", 6),
-            ("--model-3", self.three, "stable_diffusion", 7),
-        ):
-            if name is None:
-                continue
-            repo = open_repo(name)
-            takes = int(load_config(repo, repo.part("unet"), "config.json").get("in_channels", 0))
-            if family_of(repo) != family or takes != channels:
-                right = "stage II of DeepFloyd IF" if channels == 6 else "Stable Diffusion's x4 upscaler"
-                raise UsageError(f"{flag} {name} is not {right}", f"Use {STAGE_2 if channels == 6 else STAGE_3}.")
-            space = space_in(repo)
-            if channels == 6:
-                check_sizes(illusion, space)
-                side = space.picture[0]
-                continue
-            if side % _MULTIPLE:
-                raise UsageError(
-                    f"{flag} {name} takes pictures of multiples of {_MULTIPLE} px, not of {side}", "Use another model."
-                )
-            check_sizes(illusion, replace(space, size=(side, side), picture=(side * space.factor,) * 2))
-            side *= space.factor
-        self._check_scale(illusion, first, side)
+                raise UsageError(f"`{name}`: there is no such stage", f"Name it with `model_{name[-1]}`.")
+        side = first.size[0]
+        if self.two is not None:
+            side = self._check_second(composition)
+        if self.three is not None:
+            side = self._check_third(composition, side)
+        _check_scale(composition, first, side)
         if wanted not in (None, side):
-            drawn = " with ".join([first.name, *self.names()])
-            raise UsageError(f"--size {wanted}: {drawn} draws {side} px", "Leave --size out, or name other stages.")
+            drawn = " with ".join([first.id, *self.names()])
+            raise UsageError(f"`size` {wanted}: {drawn} draws {side} px", "Leave `size` out, or name other stages.")
 
-    def _check_scale(self, illusion: Illusion, first: Space, side: int) -> None:
-        """Refuse views that cut large pictures in other places than the small one, whose parts would be torn."""
-        from diffkit.illusions.animation import scales
+    def _check_second(self, composition: Composition) -> int:
+        assert self.two is not None
+        known = self.stages[self.two].info
+        if known.source != "small" or known.latent:
+            raise UsageError(f"`model_2` {self.two} is not stage II of DeepFloyd IF", f"Use {STAGE_2}.")
+        check_sizes(composition, known)
+        return known.size[0]
 
-        small = first.picture[0]
-        for view in illusion.views:
-            if side > small and side % small == 0 and not scales(view, small, side // small):
-                raise UsageError(
-                    f"view {name_of(view)} is another one at {side} px than at {small} px: the stages would not agree",
-                    f"Use one whose pieces divide {small} px, or stage I alone.",
-                )
+    def _check_third(self, composition: Composition, side: int) -> int:
+        assert self.three is not None
+        known = self.stages[self.three].info
+        if known.source != "small" or not known.latent:
+            raise UsageError(f"`model_3` {self.three} is not Stable Diffusion's x4 upscaler", f"Use {STAGE_3}.")
+        if side % known.input_multiple:
+            raise UsageError(
+                f"`model_3` {self.three} takes pictures of multiples of {known.input_multiple} px, not of {side}",
+                "Use another model.",
+            )
+        large = side * known.factor
+        check_sizes(composition, replace(known, sample=(known.sample[0], side, side), size=(large, large)))
+        return large
 
-    def names(self) -> list[str]:
-        """Return the models that there are."""
-        return [name for name in (self.two, self.three) if name]
+    def planned(self, first: ModelInfo, settings: Settings) -> list[dict[str, Any]]:
+        """Return what `--dry-run` says of each stage: model, steps, parameters; no weights are read.
 
-    def climb(
+        Raises:
+            ModelError: A stage is not there.
+        """
+        found = []
+        for name, how in ((self.two, above(first, settings)), (self.three, Settings(steps=self.steps_3))):
+            if name is not None:
+                known = self.stages[name].info
+                steps = len(make_scheduler(known, how).timesteps)
+                found.append({"model": name, "steps": steps, "parameters": count_parameters(known.network)})
+        return found
+
+    def draw(
         self,
-        first: Any,
-        illusion: Illusion,
+        first: Model,
+        composition: Composition,
+        prompt: Prompt,
         images: Tensor,
         seeds: Sequence[int],
         settings: Settings,
-        advance: Callable[[], None] | None = None,
-    ) -> tuple[Tensor, int]:
-        """Take pictures through the stages; return them and the number of steps that were taken.
+    ) -> Generator[Step, None, Tensor]:
+        """Take pictures through the stages: their steps, and in the end the pictures.
 
         Args:
             first: The first model, which may lend its text encoder.
-            illusion: What the pictures show.
+            composition: How the prompts share the pictures.
+            prompt: Makes each stage's guided network and conditions.
             images: (B, 3, h, w) in [-1, 1].
             seeds: One per picture.
             settings: Those of the first stage; sampler, grid and guidance of stage III are its own.
-            advance: Called after each step.
         """
-        from diffkit.illusions import stages
-
-        taken = 0
-
-        def on_step(*_: Any) -> None:
-            nonlocal taken
-            taken += 1
-            if advance is not None:
-                advance()
-
         if self.two is not None:
             model = self._model(self.two, first)
             LOG.info("stage II: %s", self.two)
-            images = stages.refine(
-                model, illusion, images, seeds, above(settings), noise_level=self.noise_2, on_step=on_step
-            )
+            how = above(first.info, settings)
+            images = yield from refine(model, composition, prompt, images, seeds, how, noise_level=self.noise_2)
         if self.three is not None:
             LOG.info("stage III: %s", self.three)
             own = Settings(steps=self.steps_3, negative=settings.negative, max_batch=settings.max_batch)
-            images = stages.enlarge(
-                self._model(self.three, first), illusion, images, seeds, own, mode=self.mode_3,
-                noise_level=self.noise_3, on_step=on_step,
-            )  # fmt: skip
-        return images, taken
+            if self.mode_3 == "first":
+                composition = Composition((parse_view("identity"),))
+            model = self._model(self.three, first)
+            images = yield from enlarge(model, composition, prompt, images, seeds, own, noise_level=self.noise_3)
+        return images
 
-    def _model(self, name: str, first: Any) -> Any:
-        if name not in self._loaded:
-            from diffkit.models import load
-
-            shared = {"prompts": first.prompts} if name == self.two and first.family == "deepfloyd" else {}
-            self._loaded[name] = load(name, **self.options, **shared)
-        return self._loaded[name]
-
-
-def above(settings: Settings) -> Settings:
-    """Return the settings of stage II: the first stage's, on its own grid."""
-    return replace(settings, timesteps=None)
+    def _model(self, name: str, first: Model) -> Model:
+        """A stage's model, loaded as the first one was; a text encoder of the same kind is shared."""
+        if name not in self.loaded:
+            stage, lender = self.stages[name], plain(first)
+            assert isinstance(lender, BaseModel)
+            shared = lender.prompts if stage.info.text_encoder == first.info.text_encoder else None
+            options = replace(lender.options, variant=None, safety="auto", raw=False, prompts=shared)
+            self.loaded[name] = load_opened(stage.repo, stage.info, options)
+        return self.loaded[name]
 
 
-def planned_steps(ladder: Ladder, settings: Settings) -> list[dict[str, Any]]:
-    """Return what `--dry-run` says of each stage: model, steps, parameters; no weights are read.
+def above(first: ModelInfo, settings: Settings) -> Settings:
+    """Return the settings of stage II: those of the first stage, on its own grid, without what was that model's own."""
+    own = filled(first, Settings())
+    return replace(
+        settings, timesteps=None, scheduler=None if settings.scheduler == own.scheduler else settings.scheduler,
+        guidance=None if settings.guidance == first.illusion_guidance else settings.guidance,
+    )  # fmt: skip
 
-    Raises:
-        ModelError: A stage is not there.
-    """
-    from diffkit.illusions.drawing import visits
-    from diffkit.jobs.estimate import preview
-    from diffkit.models.hub import open_repo
 
-    found = []
-    for name, how in ((ladder.two, above(settings)), (ladder.three, Settings(steps=ladder.steps_3))):
-        if name is None:
-            continue
-        model = preview(open_repo(name))
-        steps = len(visits(model, usual(model, how)))
-        found.append({"model": name, "steps": steps, "parameters": model.parameters})
-    return found
+def _check_scale(composition: Composition, first: ModelInfo, side: int) -> None:
+    """Refuse views that cut large pictures in other places than the small one, whose parts would be torn."""
+    small = first.size[0]
+    for view in composition.views:
+        if side > small and side % small == 0 and not nearly_same_when_larger(view, small, side // small):
+            raise UsageError(
+                f"view {view.spec} is another one at {side} px than at {small} px: the stages would not agree",
+                f"Use one whose pieces divide {small} px, or stage I alone.",
+            )

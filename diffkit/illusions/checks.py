@@ -1,195 +1,131 @@
-"""Whether an illusion fits a model: sizes, colours and latents, known from a model's configuration before its weights.
+"""Whether a composition fits a model: sizes, colours and latents, known from what the model says of itself.
 
 Also how a view acts where a network works on a frame around the picture, or on latents. Nothing is drawn here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from diffkit.errors import UsageError
-from diffkit.jobs.edit import picture_shape
-from diffkit.types import View
-
-if TYPE_CHECKING:
-    from diffkit.illusions.drawing import Illusion
-    from diffkit.models.hub import Repo
+from diffkit.illusions.composition import Composition
+from diffkit.pictures.tensors import in_channels
+from diffkit.types import Filter, ModelInfo, View
 
 _LATENTS = 4
-_GREY = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow
 
 
-@dataclass(frozen=True)
-class Space:
-    """Where a model draws.
-
-    Attributes:
-        name: The model's id.
-        channels: Of its pictures, 1 or 3.
-        size: Height and width of the sample, as the network has it.
-        picture: Height and width of its pictures.
-        text: It takes prompts, not classes.
-        whole: It draws from noise alone; it is no inpainting or upscaling model.
-        classes: It takes classes.
-    """
-
-    name: str
-    channels: int
-    size: tuple[int, int]
-    picture: tuple[int, int]
-    text: bool
-    whole: bool = True
-    classes: bool = False
-
-    @property
-    def factor(self) -> int:
-        """Pixels per latent; 1 for models of pixels."""
-        return max(1, self.picture[0] // self.size[0])
-
-
-def space_of(model: Any) -> Space:
-    """Return where a loaded model draws."""
-    from diffkit.jobs.sample import takes_prompts
-
-    channels, *picture = picture_shape(model)
-    return Space(
-        model.id, channels, (model.shape[1], model.shape[2]), (picture[0], picture[1]), takes_prompts(model),
-        classes=bool(getattr(model, "num_classes", 0)),
-    )  # fmt: skip
-
-
-def space_in(repo: Repo) -> Space:
-    """Return where the model of an opened repository draws, from its configuration.
+def check_fit(composition: Composition, info: ModelInfo) -> None:
+    """Refuse what a model cannot draw; before its weights are read.
 
     Raises:
-        ModelError: No family can load it, or a file is missing.
+        UsageError: A view or filter that cannot act at the model's size, on its colours or on its latents; or an
+            inpainting or upscaling model.
     """
-    from diffkit.jobs.sample import TEXT_GUIDANCE
-    from diffkit.models import family_of
-    from diffkit.models.hub import load_config
-
-    family = family_of(repo)
-    config = load_config(repo, repo.part("unet"), "config.json")
-    side = config.get("sample_size") or 64
-    size = (side, side) if isinstance(side, int) else (int(side[0]), int(side[1]))
-    out = int(config["out_channels"])
-    if family not in TEXT_GUIDANCE:
-        side = (repo.json("diffkit.json") or {}).get("resolution")
-        channels = out // 2 if out in (2, 6) else out  # a learned variance
-        classes = bool(config.get("num_class_embeds") or (repo.json("diffkit.json") or {}).get("class_names"))
-        return Space(repo.id, channels, size, (int(side), int(side)) if side else size, False, classes=classes)
-    factor = 1
-    if family == "stable_diffusion":
-        factor = 2 ** (len(load_config(repo, "vae", "config.json")["block_out_channels"]) - 1)
-    elif out == 6:
-        out = 3
-    return Space(repo.id, 3, size, (size[0] * factor, size[1] * factor), True, int(config["in_channels"]) == out)
-
-
-def check_fit(illusion: Illusion, space: Space) -> None:
-    """Refuse what a model cannot draw; before its weights are read, with `space_in`.
-
-    Raises:
-        UsageError: A view or filter that cannot act at the model's size, on its colours or on its latents; an
-            inpainting or upscaling model; a style for classes.
-    """
-    if not space.whole:
+    if info.source != "noise":
         raise UsageError(
-            f"{space.name} needs a picture to start from (inpainting or upscaling)",
+            f"{info.id} needs a picture to start from (inpainting or upscaling)",
             "Give a model that draws from noise: stage I of DeepFloyd IF, or a plain Stable Diffusion.",
         )
-    if illusion.style and not space.text:
-        raise UsageError(f"--style {illusion.style!r}: {space.name} knows no prompts", "Leave it out.")
-    if illusion.latent != "auto" and space.factor == 1:
-        raise UsageError(f"--latent {illusion.latent}: {space.name} draws pixels, not latents", "Leave it out.")
-    check_sizes(illusion, space)
+    if composition.latent != "auto" and not info.latent:
+        raise UsageError(f"`latent` {composition.latent}: {info.id} draws pixels, not latents", "Leave it out.")
+    check_sizes(composition, info)
 
 
-def check_sizes(illusion: Illusion, space: Space) -> None:
+def check_sizes(composition: Composition, info: ModelInfo) -> None:
     """Refuse views that cannot act on a model's pictures (or latents), and a split of colours that it does not have.
 
     Raises:
         UsageError: They cannot; the message names a size that works.
     """
-    direct = latent_way(illusion, space) == "direct"
-    height, width = space.size if direct else space.picture
-    moving = [view for view in illusion.views if getattr(view, "name", "") != "identity"]
-    if moving and height != width:
-        raise UsageError(f"{space.name} draws {width}x{height}: views are of squares", "Give a square model.")
-    for view in moving:
-        if direct and not getattr(view, "spatial", True):
+    direct = latent_way(composition, info) == "direct"
+    height, width = info.sample[1:] if direct else info.size
+    for view in composition.views:
+        if view.square and height != width:
             raise UsageError(
-                f"--latent direct: {name_of(view)} cannot act on latents (-z is no negative)", "Use --latent decode."
+                f"{info.id} draws {width}x{height}, and view {view.spec} is of squares",
+                "Use flip, rotate_180 or negate, or a model of squares.",
             )
-        getattr(view, "check", lambda size: None)(height)
-    if illusion.split is not None:
-        getattr(illusion.split, "check", lambda channels, size: None)(*_split_at(illusion, space))
+        if direct and not view.spatial:
+            raise UsageError(
+                f"`latent` direct: {view.spec} cannot act on latents (-z is no negative)", "Use `latent` decode."
+            )
+        if view.name != "identity":
+            view.check(height)
+    if composition.split is not None:
+        composition.split.check(*_split_at(composition, info))
 
 
-def about(illusion: Illusion, space: Space) -> list[str]:
-    """Return what has to be said before an illusion is drawn: what is approximate, and parts that are nearly empty."""
-    said = about_latents(illusion, space)
-    if illusion.split is not None:
-        said += getattr(illusion.split, "about", lambda channels, size: [])(*_split_at(illusion, space))
+def notes(composition: Composition, info: ModelInfo) -> list[str]:
+    """Return what has to be said before a picture is drawn: what is approximate, and parts that are nearly empty."""
+    said = notes_on_latents(composition, info)
+    if composition.split is not None:
+        said += composition.split.about(*_split_at(composition, info))
     return said
 
 
-def _split_at(illusion: Illusion, space: Space) -> tuple[int, int]:
-    """Channels and height of what is split."""
-    if latent_way(illusion, space) == "direct":
-        return _LATENTS, space.size[0]
-    return space.channels, space.picture[0]
+def notes_on_latents(composition: Composition, info: ModelInfo) -> list[str]:
+    """Return what has to be said about the way pictures are drawn in latents; nothing for models of pixels."""
+    way = latent_way(composition, info)
+    if way == "pixels" or (composition.split is None and composition.plain):
+        return []
+    if way == "direct":
+        return ["approximate: views and filters act on latents, with which the VAE commutes only nearly"]
+    views = len(composition.views)
+    return [
+        "approximate: every view has its own latent; they are brought together through the VAE at each step"
+        f" ({views} decodings and {2 * views} encodings per picture and step)"
+    ]
 
 
-def latent_way(illusion: Illusion, space: Space) -> str:
+def _split_at(composition: Composition, info: ModelInfo) -> tuple[int, int, int]:
+    """Channels, height and width of what is split."""
+    if latent_way(composition, info) == "direct":
+        return info.sample
+    return (info.channels, *info.size)
+
+
+def latent_way(composition: Composition, info: ModelInfo) -> str:
     """Return how views and filters act: "pixels", "direct" on latents, or "decode".
 
     Flips and quarter turns nearly commute with a convolutional VAE, and so does a blur; colours are no matter of
     single latents, and nothing else commutes.
     """
-    if space.factor == 1:
+    if not info.latent:
         return "pixels"
-    if illusion.latent != "auto":
-        return illusion.latent
-    near = all(getattr(view, "latent", "decode") == "close" for view in illusion.views)
-    return "direct" if near and _takes_latents(illusion.split) else "decode"
+    if composition.latent != "auto":
+        return composition.latent
+    near = all(view.latent == "close" for view in composition.views)
+    return "direct" if near and _takes_latents(composition.split) else "decode"
 
 
-def _takes_latents(split: Any) -> bool:
+def _takes_latents(split: Filter | None) -> bool:
     try:
-        getattr(split, "check", lambda channels: None)(_LATENTS)
+        if split is not None:
+            split.check(_LATENTS)
     except UsageError:
         return False
     return True
-
-
-def about_latents(illusion: Illusion, space: Space) -> list[str]:
-    """Return what has to be said about the way an illusion is drawn in latents; nothing for models of pixels."""
-    way = latent_way(illusion, space)
-    if way == "pixels" or (illusion.split is None and all(name_of(view) == "identity" for view in illusion.views)):
-        return []
-    if way == "direct":
-        return ["approximate: views and filters act on latents, with which the VAE commutes only nearly"]
-    return [
-        "approximate: every view has its own latent; they are brought together through the VAE at each step"
-        f" ({len(illusion.views)} decodings and {2 * len(illusion.views)} encodings per picture and step)"
-    ]
 
 
 @dataclass(frozen=True)
 class Inside:
     """A view of the picture in the middle of a padded sample; the frame stays where it is."""
 
-    view: Any
-    before: int
-    side: int
+    view: View
+    top: int
+    left: int
+    height: int
+    width: int
 
-    def _within(self, x: Tensor, turn: Any) -> Tensor:
-        inside = (..., slice(self.before, self.before + self.side), slice(self.before, self.before + self.side))
+    def _within(self, x: Tensor, turn: Callable[[Tensor], Tensor]) -> Tensor:
+        inside = (..., slice(self.top, self.top + self.height), slice(self.left, self.left + self.width))
         out = x.clone()
         out[inside] = turn(x[inside])
         return out
@@ -207,42 +143,58 @@ class Inside:
         return self._within(v, self.view.invert_var)
 
     @property
+    def name(self) -> str:
+        """The view's own."""
+        return self.view.name
+
+    @property
     def spec(self) -> str:
         """The view's own."""
-        return name_of(self.view)
+        return self.view.spec
 
-    def frame(self, image: Any, progress: float) -> Any:
+    @property
+    def spatial(self) -> bool:
+        """The view's own."""
+        return self.view.spatial
+
+    @property
+    def latent(self) -> str:
+        """The view's own."""
+        return self.view.latent
+
+    @property
+    def square(self) -> bool:
+        """The view's own."""
+        return self.view.square
+
+    def check(self, size: int) -> None:
+        """The size of the picture was checked before."""
+
+    def frame(self, image: Image.Image, progress: float) -> Image.Image:
         """As the view draws it: animations are made of finished pictures."""
         return self.view.frame(image, progress)
 
 
-def view_in(view: View, space: Space) -> View:
+def view_in(view: View, info: ModelInfo) -> View:
     """Return a view as it acts on the sample: where that is padded, on the picture in its middle.
 
     What turns the whole square about its centre may turn the padding, too, if that is even on all sides; a change of
     sign may in any case.
     """
-    pad = space.size[0] - space.picture[0]
-    if pad <= 0 or not getattr(view, "spatial", True):
+    if info.latent:
         return view
-    if getattr(view, "latent", "decode") == "close" and (pad % 2 == 0 or name_of(view) == "identity"):
+    pads = [s - p for s, p in zip(info.sample[1:], info.size, strict=True)]
+    if not any(pads) or not view.spatial:
         return view
-    return Inside(view, pad // 2, space.picture[0])
+    if view.latent == "close" and (all(pad % 2 == 0 for pad in pads) or view.name == "identity"):
+        return view
+    return Inside(view, pads[0] // 2, pads[1] // 2, *info.size)
 
 
-def name_of(row: Any) -> str:
-    """Return the full name of a view or a filter, arguments included."""
-    return str(getattr(row, "spec", None) or getattr(row, "name", type(row).__name__))
-
-
-def reference_for(model: Any, illusion: Illusion) -> Tensor:
+def reference_for(composition: Composition, info: ModelInfo, device: torch.device) -> Tensor:
     """Return the reference at the size and in the colours of a model's pictures, (1, C, H, W) in [-1, 1]."""
-    assert illusion.reference is not None, "there is none"
-    channels, height, width = picture_shape(model)
-    picture = illusion.reference.to(model.device)
-    if picture.shape[1] == 3 and channels == 1:
-        picture = (picture * picture.new_tensor(_GREY).reshape(1, 3, 1, 1)).sum(1, keepdim=True)
-    picture = picture.expand(-1, channels, -1, -1)
-    if tuple(picture.shape[-2:]) != (height, width):
-        picture = F.interpolate(picture, (height, width), mode="bicubic", antialias=True).clamp(-1, 1)
+    assert composition.reference is not None, "there is none"
+    picture = in_channels(composition.reference.to(device), info.channels)
+    if tuple(picture.shape[-2:]) != info.size:
+        picture = F.interpolate(picture, info.size, mode="bicubic", antialias=True).clamp(-1, 1)
     return picture

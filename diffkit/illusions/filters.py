@@ -7,19 +7,16 @@ arguments (`low_high:2`). Lengths are counted in pixels of a picture 64 wide, an
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from diffkit.errors import UsageError
+from diffkit.illusions.blur import BASE, add_shifted, blur, line_weights
 from diffkit.registry import Registry, spell
 
-_BASE = 64  # the size that sigmas and lengths are counted at
-_REACH = 6.0  # sigmas; what is left out of a Gaussian is below single precision
 _FAINT = 0.05  # of a picture: below, nobody sees what a prompt puts into a part
 _NOTHING = 1e-6  # about the rounding of single precision
 
@@ -48,46 +45,47 @@ class Split:
         """The canonical spelling with every argument: `low_high:2`."""
         return spell(self)
 
-    def check(self, channels: int, size: int | None = None) -> None:
+    def check(self, channels: int, height: int | None = None, width: int | None = None) -> None:
         """Do nothing if pictures (or latents) of so many channels, and of this size, can be split.
 
         Args:
             channels: Of the pictures.
-            size: Their side; the channels alone are looked at when left out.
+            height: Of the pictures, pixels; the channels alone are looked at when left out.
+            width: The same as the height when left out.
 
         Raises:
             UsageError: They cannot: the number of channels, or a part that is empty at this size.
         """
-        if size is None:
+        if height is None:
             return
         for k in range(self.parts):
-            if self.passed(k, channels, size) < _NOTHING:
-                text = f"filter {self.spec}: part {k} ({self.part_names[k]}) is empty at {size} px"
+            if self.passed(k, channels, height, width) < _NOTHING:
+                text = f"filter {self.spec}: part {k} ({self.part_names[k]}) is empty at {_size(height, width)} px"
                 raise UsageError(text, f"Its prompt would not be seen. {_OTHERWISE}")
 
-    def about(self, channels: int, size: int) -> list[str]:
+    def about(self, channels: int, height: int, width: int | None = None) -> list[str]:
         """Return what is to be said at a size that `check` has passed: a sentence for each nearly empty part."""
-        found = [(k, self.passed(k, channels, size)) for k in range(self.parts)]
+        found = [(k, self.passed(k, channels, height, width)) for k in range(self.parts)]
         return [
-            f"filter {self.spec}: part {k} ({self.part_names[k]}) is nearly empty at {size} px, its prompt will hardly"
-            f" be seen (it holds {max(share, 0.001):.1%} of a picture at most). {_OTHERWISE}"
+            f"filter {self.spec}: part {k} ({self.part_names[k]}) is nearly empty at {_size(height, width)} px, its"
+            f" prompt will hardly be seen (it holds {max(share, 0.001):.1%} of a picture at most). {_OTHERWISE}"
             for k, share in found
             if share < _FAINT
         ]
 
-    def passed(self, k: int, channels: int, size: int) -> float:
+    def passed(self, k: int, channels: int, height: int, width: int | None = None) -> float:
         """Estimate the largest share of any picture's length that part k keeps, 0 to about 1; exact only if small."""
         dice = torch.Generator().manual_seed(0)
-        x = torch.randn(1, channels, size, size, generator=dice)
+        x = torch.randn(1, channels, height, width or height, generator=dice)
         share = 0.0
         # White noise is not enough: a strong blur leaves little of it, and yet the whole of a flat picture. Power
         # iteration goes from the noise to what the part keeps best.
         for _ in range(8):
-            seen = self.part(x, k)
-            share = max(share, float(seen.norm() / x.norm()))
+            kept = self.part(x, k)
+            share = max(share, float(kept.norm() / x.norm()))
             if share >= _FAINT or share < _NOTHING:
                 break
-            x = seen / seen.norm()
+            x = kept / kept.norm()
         return share
 
     def part(self, x: Tensor, k: int) -> Tensor:
@@ -188,7 +186,7 @@ class GreyColour(Split):
 
     part_names: ClassVar[tuple[str, ...]] = ("grey", "colour")
 
-    def check(self, channels: int, size: int | None = None) -> None:
+    def check(self, channels: int, height: int | None = None, width: int | None = None) -> None:
         """Refuse anything but three channels; these are full at every size."""
         if channels != 3:
             text = f"filter {self.spec} splits pictures of 3 channels, not of {channels}"
@@ -242,12 +240,12 @@ class Motion(Split):
 
     def _half(self, x: Tensor) -> int:
         """Pixels to each side of the middle one."""
-        return max(int(self.length > 1.0), int(self.length * x.shape[-1] / _BASE) // 2)
+        return max(int(self.length > 1.0), int(self.length * x.shape[-1] / BASE) // 2)
 
     def _moved(self, x: Tensor, half: int) -> Tensor:
         moved = torch.zeros_like(x)
-        for (dy, dx), weight in _line(half, self.angle).items():
-            _add_shifted(moved, x, dy, dx, weight)
+        for (dy, dx), weight in line_weights(half, self.angle).items():
+            add_shifted(moved, x, dy, dx, weight)
         return moved
 
 
@@ -271,56 +269,10 @@ class Scale(Split):
         return self.share * x if k == 0 else x - self.share * x
 
 
-def blur(x: Tensor, sigma: float) -> Tensor:
-    """Blur (B, C, H, W) by a Gaussian of `sigma` pixels at a width of 64, reflected at the edges.
-
-    Each axis is one product with a small matrix that holds the edges too, which is exact at any sigma.
-    """
-    width = sigma * x.shape[-1] / _BASE
-    rows, columns = (_gauss(n, width, x.device, x.dtype) for n in x.shape[-2:])
-    return rows @ x @ columns.T
-
-
-@lru_cache(maxsize=32)
-def _gauss(size: int, sigma: float, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(size, size): row i holds the weights of the pixels that make pixel i; it sums to 1."""
-    reach = max(1, math.ceil(_REACH * sigma))
-    offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
-    weights = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    weights /= weights.sum()
-    source = torch.arange(size)[:, None] + offsets.long()[None]
-    period = max(1, 2 * (size - 1))  # the edge pixel itself is not repeated
-    source = source.remainder(period)
-    source = torch.minimum(source, period - source).clamp_max(size - 1)
-    matrix = torch.zeros(size, size, dtype=torch.float64)
-    matrix.scatter_add_(1, source, weights.expand(size, -1).contiguous())
-    return matrix.to(device=device, dtype=dtype)
-
-
-def _line(half: int, angle: float) -> dict[tuple[int, int], float]:
-    """Weights of the shifts (down, right) along a line; a point between two pixels is shared by them."""
-    dx, dy = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    longer = max(abs(dx), abs(dy))
-    weights: dict[tuple[int, int], float] = {}
-    for step in range(-half, half + 1):
-        x, y = round(step * dx / longer, 9), round(step * dy / longer, 9)
-        for px in {math.floor(x), math.ceil(x)}:
-            for py in {math.floor(y), math.ceil(y)}:
-                share = (1 - abs(x - px)) * (1 - abs(y - py)) / (2 * half + 1)
-                weights[py, px] = weights.get((py, px), 0.0) + share
-    return weights
-
-
-def _add_shifted(total: Tensor, x: Tensor, dy: int, dx: int, weight: float) -> None:
-    """Add weight * x, shifted down by dy and right by dx with zeros coming in, to `total`."""
-    height, width = x.shape[-2:]
-    if abs(dy) >= height or abs(dx) >= width:
-        return
-    to_rows, rows = slice(max(dy, 0), height + min(dy, 0)), slice(max(-dy, 0), height + min(-dy, 0))
-    to_columns, columns = slice(max(dx, 0), width + min(dx, 0)), slice(max(-dx, 0), width + min(-dx, 0))
-    total[..., to_rows, to_columns].add_(x[..., rows, columns], alpha=weight)
-
-
 def _within(row: Split, name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise UsageError(f"filter {row.name}: {name} is {value}; needed: {low:g} to {high:g}")
+
+
+def _size(height: int, width: int | None) -> str:
+    return f"{height}" if width in (None, height) else f"{width}x{height}"

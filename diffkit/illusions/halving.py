@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from diffkit.engine.settings import seeds_from
 from diffkit.errors import UsageError
-from diffkit.jobs.sample import batches
 
 # Measured on digits: the best of eight was in the better half of the clean estimates in 18 of 22 groups (chance: 11)
 # halfway through, and in as many or fewer at 0.4, 0.6 and 0.7.
@@ -18,7 +17,7 @@ CUTS = (0.5,)
 
 
 @dataclass(frozen=True)
-class Round:
+class Stretch:
     """A stretch of the grid, steps `start` to `stop` - 1, that `count` candidates take."""
 
     start: int
@@ -26,7 +25,7 @@ class Round:
     count: int
 
 
-def rounds(count: int, keep: int, steps: int, cuts: Sequence[float] = CUTS) -> list[Round]:
+def halving_plan(count: int, keep: int, steps: int, cuts: Sequence[float] = CUTS) -> list[Stretch]:
     """Plan the search: after each cut the better half goes on, and never fewer than are kept.
 
     Args:
@@ -39,7 +38,7 @@ def rounds(count: int, keep: int, steps: int, cuts: Sequence[float] = CUTS) -> l
         UsageError: Cuts that are not ascending fractions, or more to keep than there are.
     """
     if not 1 <= keep <= count:
-        raise UsageError(f"--best-of {count} cannot give {keep} pictures", f"Use --best-of {max(keep, 1)} or more.")
+        raise UsageError(f"`best_of` {count} cannot give {keep} pictures", f"Use {max(keep, 1)} or more.")
     if any(not 0.0 < cut < 1.0 for cut in cuts) or list(cuts) != sorted(set(cuts)):
         raise UsageError(
             f"early rejection after {list(cuts)} of the steps; needed: ascending fractions between 0 and 1"
@@ -48,14 +47,14 @@ def rounds(count: int, keep: int, steps: int, cuts: Sequence[float] = CUTS) -> l
     for cut in cuts:
         stop, survivors = max(1, round(cut * steps)), max(keep, -(-alive // 2))
         if start < stop < steps and survivors < alive:
-            plan.append(Round(start, stop, alive))
+            plan.append(Stretch(start, stop, alive))
             start, alive = stop, survivors
-    return [*plan, Round(start, steps, alive)]
+    return [*plan, Stretch(start, steps, alive)]
 
 
-def network_calls(plan: Sequence[Round], batch_size: int) -> int:
+def network_calls(plan: Sequence[Stretch], batch_size: int) -> int:
     """Return how many network calls a plan takes, one per step and batch."""
-    return sum((one.stop - one.start) * len(batches(one.count, batch_size)) for one in plan)
+    return sum((one.stop - one.start) * -(-one.count // batch_size) for one in plan)
 
 
 def candidate_seeds(seeds: Sequence[int], best_of: int) -> list[int]:
@@ -65,5 +64,5 @@ def candidate_seeds(seeds: Sequence[int], best_of: int) -> list[int]:
         UsageError: None or more than `best_of` are given, or they do not end below 2^63.
     """
     if not 1 <= len(seeds) <= best_of:
-        raise UsageError(f"--best-of {best_of} with {len(seeds)} seeds", "Give at most as many as are tried.")
+        raise UsageError(f"`best_of` {best_of} with {len(seeds)} seeds", "Give at most as many as are tried.")
     return [*seeds[:-1], *seeds_from(seeds[-1], best_of - len(seeds) + 1)]

@@ -10,22 +10,28 @@ out of the samples.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from diffkit.engine.guidance import place_of, turn_cond
 from diffkit.engine.levels import out_of, x0_of
-from diffkit.types import Cond, Denoiser, Prediction, View
+from diffkit.models.base import WrappedModel
+from diffkit.types import Codec, Cond, Denoiser, Model, ModelInfo, Prediction, View
+
+if TYPE_CHECKING:
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 # (the views' pictures, turned back; the number of the step, or None in the end) -> one picture
 Gather = Callable[[list[Tensor], int | None], Tensor]
 
 
-class Instances:
+class Instances(WrappedModel):
     """A latent model whose sample holds one latent per view, side by side on the channel axis.
 
-    So a picture is still one row with one generator. All else is the model's own; called, it is the plain network.
+    So a picture is still one row with one generator. Called, it is the plain network.
 
     Args:
         model: A loaded latent model.
@@ -33,25 +39,27 @@ class Instances:
         gather: Joins the views' pictures.
     """
 
-    def __init__(self, model: Any, views: Sequence[View], gather: Gather) -> None:
-        self._model, self.views, self.gather = model, list(views), gather
-        self.instances = len(self.views)
-        channels, height, width = model.shape
-        self.shape: tuple[int, int, int] = (channels * self.instances, height, width)
-        self.codec = JoinedCodec(model.codec, self.views, gather)
+    def __init__(self, model: Model, views: Sequence[View], gather: Gather) -> None:
+        super().__init__(model)
+        self.views, self.gather = list(views), gather
+        channels, height, width = model.info.sample
+        self._info = replace(model.info, sample=(channels * len(self.views), height, width))
+        self._codec = JoinedCodec(model.codec, self.views, gather)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
+    @property
+    def info(self) -> ModelInfo:
+        """The model's, with all latents in its sample."""
+        return self._info
+
+    @property
+    def codec(self) -> JoinedCodec:
+        """Between pictures and all latents."""
+        return self._codec
 
     def noise(self, generators: Sequence[torch.Generator]) -> Tensor:
         """Draw N(0, I), (len(generators), V * C, h, w) fp32 on the model's device, one image per generator."""
-        drawn = [torch.randn(1, *self.shape, generator=g, device=g.device) for g in generators]
-        return torch.cat(drawn).to(self._model.device)
-
-    def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Prediction:
-        """Predict rows of plain latents, (B, C, h, w)."""
-        prediction: Prediction = self._model(x, t, cond)
-        return prediction
+        drawn = [torch.randn(1, *self.info.sample, generator=g, device=g.device) for g in generators]
+        return torch.cat(drawn).to(self.device)
 
 
 class JoinedCodec:
@@ -63,9 +71,8 @@ class JoinedCodec:
         gather: Joins the views' pictures.
     """
 
-    def __init__(self, codec: Any, views: Sequence[View], gather: Gather) -> None:
+    def __init__(self, codec: Codec, views: Sequence[View], gather: Gather) -> None:
         self._codec, self._views, self._gather = codec, list(views), gather
-        self.factor = codec.factor
 
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, V * C, h, w)."""
@@ -88,7 +95,7 @@ def turned_back(pictures: Tensor, views: Sequence[View]) -> list[Tensor]:
 
 
 def synced(
-    net: Denoiser, conds: Sequence[Cond], model: Instances, scheduler: Any, timesteps: Sequence[float] | Tensor
+    net: Denoiser, conds: Sequence[Cond], model: Instances, scheduler: SchedulerMixin, timesteps: Tensor
 ) -> Denoiser:
     """Predict every view's latent under its own condition, in one call, and bring the clean estimates together.
 
@@ -101,25 +108,18 @@ def synced(
 
     Source: Kim et al., arXiv:2403.14370, case 2.
     """
-    grid = torch.as_tensor(timesteps, dtype=torch.float64).cpu()
-    codec, views, count = model.codec._codec, model.views, model.instances
+    codec, views, count = model.inner.codec, model.views, len(model.views)
 
     def together(x: Tensor, t: Tensor, cond: Cond) -> Prediction:
         batch = x.shape[0]
         rows, when = rows_of(x, count), t if t.ndim == 0 else t.repeat(count)
-        seen = [own.join(_turned(cond, view)).expand(batch) for view, own in zip(views, conds, strict=True)]
-        pred = net(rows, when, Cond.cat(seen))
+        each = [own.join(turn_cond(cond, view)).expand(batch) for view, own in zip(views, conds, strict=True)]
+        pred = net(rows, when, Cond.cat(each))
         x0 = x0_of(pred.out, rows, when, scheduler)
         pictures = codec.decode(x0)
-        place = int((grid - float(t.reshape(-1)[0])).abs().argmin())
-        whole = model.gather(turned_back(pictures, views), place)
+        whole = model.gather(turned_back(pictures, views), place_of(timesteps, t))
         changed = codec.encode(torch.cat([view.apply(whole) for view in views])) - codec.encode(pictures)
         out = out_of(x0 + changed, rows, when, scheduler)
         return Prediction(torch.cat(out.chunk(count), dim=1))
 
     return together
-
-
-def _turned(cond: Cond, view: View) -> Cond:
-    """What all views share, with its picture (`channels`) as this view shows it."""
-    return Cond({name: view.apply(v) if name == "channels" else v for name, v in cond.tensors.items()})

@@ -10,8 +10,8 @@ from PIL import Image, ImageChops, ImageOps
 from diffkit.illusions.filters import FILTERS
 from diffkit.illusions.views import VIEWS
 from diffkit.pictures.examples import example_image
-from diffkit.pictures.files import grid
-from diffkit.pictures.images import from_tensor, to_tensor
+from diffkit.pictures.grids import grid
+from diffkit.pictures.tensors import from_tensor, to_tensor
 
 _COLUMNS = 6
 _MIDWAY = 0.35  # at one half a flip is a line and a negative is grey
@@ -24,7 +24,7 @@ def example(size: int) -> Image.Image:
     return ImageChops.multiply(example_image(3, size), ground)
 
 
-def contact_sheet(size: int = 192) -> Image.Image:
+def overview_sheet(size: int = 192) -> Image.Image:
     """Draw every view, on its way and arrived, and below them the parts of every filter.
 
     Args:

@@ -7,13 +7,13 @@ Holds the cutting and the blending, and a model whose network and VAE work that 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from diffkit.errors import UsageError
-from diffkit.types import Cond, Denoiser, Prediction
+from diffkit.models.base import WrappedModel
+from diffkit.types import Codec, Cond, Denoiser, Model, Prediction
 
 OVERLAP = 4  # a window shares (at least) one part in 4 with the next
 
@@ -88,8 +88,8 @@ def tiled(net: Denoiser, tile: int) -> Denoiser:
     return windowed
 
 
-class Windowed:
-    """A latent model whose network and VAE work in windows; all else is the model's own.
+class Windowed(WrappedModel):
+    """A latent model whose network and VAE work in windows.
 
     Args:
         model: A loaded latent model.
@@ -99,14 +99,17 @@ class Windowed:
         UsageError: It is no multiple of 8, as the networks need.
     """
 
-    def __init__(self, model: Any, tile: int) -> None:
+    def __init__(self, model: Model, tile: int) -> None:
         if tile < 8 or tile % 8:
-            raise UsageError(f"--tile {tile} is no multiple of 8", "Give for example 128.")
-        self._model, self._net = model, tiled(model, tile)
-        self.codec = WindowedCodec(model.codec, tile)
+            raise UsageError(f"`tile` {tile} is no multiple of 8", "Give for example 128.")
+        super().__init__(model)
+        self._net = tiled(model, tile)
+        self._codec = WindowedCodec(model.codec, tile, model.info.factor)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
+    @property
+    def codec(self) -> WindowedCodec:
+        """The VAE, window by window."""
+        return self._codec
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Prediction:
         """Predict from x (B, C, h, w)."""
@@ -114,10 +117,16 @@ class Windowed:
 
 
 class WindowedCodec:
-    """A VAE that sees one picture and one window at a time; arguments as of `Windowed`."""
+    """A VAE that sees one picture and one window at a time.
 
-    def __init__(self, codec: Any, tile: int) -> None:
-        self._codec, self._tile, self.factor = codec, tile, int(codec.factor)
+    Args:
+        codec: The VAE.
+        tile: Side of a window, in latents.
+        factor: Pixels per latent.
+    """
+
+    def __init__(self, codec: Codec, tile: int, factor: int) -> None:
+        self._codec, self._tile, self.factor = codec, tile, factor
 
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> scaled latents (B, C, H/f, W/f)."""

@@ -1,54 +1,46 @@
-"""Anagrams: one picture, several views, a prompt for each. From words to an `Illusion`; drawing is in `illusion.py`.
-
-Source: Geng et al., Visual Anagrams, arXiv:2311.17919.
-"""
+"""`diffkit anagram`: a picture that changes its meaning with the view."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from diffkit.errors import UsageError
-from diffkit.illusions.drawing import Illusion
-from diffkit.illusions.views import parse_view
-from diffkit.types import View
+from pydantic import Field
 
-LOG = logging.getLogger("diffkit.tasks")
+from diffkit.jobs.fields import opt
+from diffkit.jobs.illusion import Illusion
 
-USUAL_VIEW = "flip"
+if TYPE_CHECKING:
+    from diffkit.illusions.composition import Composition
 
 
-def make_anagram(prompts: Sequence[str], views: Sequence[str] = (), **options: Any) -> Illusion:
-    """Make an anagram from prompts (or classes) and the names of views.
+class Anagram(Illusion, name="anagram"):
+    """Draw a picture that shows --p1 as it is and --p2 in the --view (flipped when left out); 30 steps.
 
-    With one view less than prompts, the first prompt is seen plainly; two prompts without a view are seen plainly and
-    flipped. One prompt is shown in every view.
+    Guidance is 10 when left out; 4 for classes and for models that diffkit trained on captions.
 
-    Args:
-        prompts: One per view, or a single one.
-        views: As `diffkit views` lists them.
-        options: Further fields of `Illusion`.
+    Any number of views: repeat --prompt and --view in pairs. Models with classes take --c1 and --c2, or --class.
 
-    Raises:
-        UsageError: No prompts, numbers that do not go together, or an unknown view.
-        DataError: A permutation's file cannot be used.
+    Source: Geng et al., arXiv:2311.17919.
     """
-    if not prompts:
-        raise UsageError("an anagram of no prompts", "Give --p1 and --p2, or for a model with classes --c1 and --c2.")
-    names = list(views) or ([USUAL_VIEW] if len(prompts) <= 2 else [])
-    seen: list[View] = [parse_view(name) for name in names]
-    said = list(prompts)
-    if len(said) == 1:
-        seen = seen if len(seen) > 1 else [parse_view("identity"), *seen]
-        said = said * len(seen)
-        LOG.info("one prompt: it is shown in every view (%s)", ", ".join(view.spec for view in seen))
-    elif len(seen) == len(said) - 1:
-        seen = [parse_view("identity"), *seen]
-    if len(seen) != len(said):
-        shown = ", ".join(names) or "none"
-        raise UsageError(
-            f"{len(said)} prompts and {len(seen)} views ({shown})",
-            "Give one --view per prompt, in their order; or one less, and the first prompt is the picture as it is.",
-        )
-    return Illusion(tuple(said), tuple(seen), **options)
+
+    sharing: ClassVar[tuple[str, ...]] = ("views", "weights", "reduce", "latent")
+
+    weights: Annotated[tuple[float, ...], opt("weight")] = Field(
+        (), description="How much a view counts; once per view, in order."
+    )
+    reduce: Literal["mean", "alternate"] = Field("mean", description="Average the views, or take turns step by step.")
+
+    @classmethod
+    def aliases(cls) -> dict[str, str]:
+        """Return the options of two prompts or classes."""
+        return {
+            "p1": "What the picture shows as it is.", "p2": "What it shows in the view.",
+            "c1": "Of models with classes: as it is.", "c2": "Of models with classes: in the view.",
+        }  # fmt: skip
+
+    @staticmethod
+    def compose(prompts: int, **fields: Any) -> Composition:
+        """Show every prompt in a view of its own, or one in all of them."""
+        from diffkit.illusions.composition import Composition
+
+        return Composition.of_views(prompts, **fields)

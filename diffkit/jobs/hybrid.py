@@ -1,84 +1,98 @@
-"""Hybrids: one picture, split into parts, a prompt for each. From words to an `Illusion`; drawing is in `illusion.py`.
-
-Source: Geng et al., Factorized Diffusion, arXiv:2404.11615.
-"""
+"""`diffkit hybrid`: a picture that shows one thing from afar and another from near."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor
+from pydantic import Field
 
-from diffkit.errors import UsageError
-from diffkit.illusions.drawing import Illusion
-from diffkit.illusions.filters import parse_filter
-from diffkit.illusions.views import parse_view
-from diffkit.pictures.images import cut_square, open_image, to_tensor
+from diffkit.jobs.fields import ImageFile
+from diffkit.jobs.illusion import Illusion
+from diffkit.models.bundled import BUNDLED
 
-USUAL_SPLIT = "low_high:2"
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diffkit.illusions.composition import Composition
+    from diffkit.types import ModelInfo
+
 # Of the model inside the package, whose strokes are a large part of its 32 pixels: 73 % of 128 hybrids read as wanted,
 # where the usual split and guidance 4 gave 56 % of 64 (benchmarks/glyph_tricks.py).
 SMALL_SPLIT, SMALL_GUIDANCE = "low_high:6", 8.0
 _LARGEST = 1024  # of a reference: the last stage's pictures
 
 
-def make_hybrid(
-    prompts: Sequence[str | None],
-    split: str = USUAL_SPLIT,
-    views: Sequence[str] = (),
-    *,
-    reference: Tensor | None = None,
-    fixed: int = 0,
-    **options: Any,
-) -> Illusion:
-    """Make a hybrid from prompts (or classes) and the name of a filter.
+class Hybrid(Illusion, name="hybrid"):
+    """Draw a picture that shows --p1 from afar and --p2 from near, or by another --split; 30 steps.
 
-    Args:
-        prompts: One per part, in the filter's order (low before high); with a reference the fixed part's is None or
-            left out.
-        split: As `diffkit views` lists them.
-        views: One per prompt; plainly when left out.
-        reference: (1, C, H, W) in [-1, 1]: a picture that part `fixed` is taken from.
-        fixed: A part's number.
-        options: Further fields of `Illusion`.
+    Guidance is 10 when left out; 4 for classes and for models that diffkit trained on captions, 8 for the small model.
 
-    Raises:
-        UsageError: Numbers that do not go together, or an unknown filter or view.
+    More than two parts: repeat --prompt. With --reference one part is taken from a photo and has no prompt.
+
+    Source: Geng et al., arXiv:2404.11615.
     """
-    parts = parse_filter(split)
-    said = list(prompts)
-    if reference is not None:
-        if not 0 <= fixed < parts.parts:
-            raise UsageError(f"--fixed {fixed}: {split} has the parts {_parts(parts)}", "Give one of these numbers.")
-        if len(said) == parts.parts:
-            if said[fixed] is not None:
-                raise UsageError(
-                    f"part {fixed} ({parts.part_names[fixed]}) comes from --reference, and has the prompt"
-                    f" {said[fixed]!r}, too", f"Leave that prompt out, or give another --fixed: {_parts(parts)}."
-                )  # fmt: skip
-            del said[fixed]
-    needed = parts.parts - (reference is not None)
-    if len(said) != needed or None in said:
-        given = sum(word is not None for word in said)
-        raise UsageError(
-            f"{given} prompts for {needed} parts of {split}", f"Give one each, in this order: {_parts(parts)}."
-        )
-    seen = tuple(parse_view(name) for name in views)
-    words = tuple(word for word in said if word is not None)
-    return Illusion(words, seen, split=parts, reference=reference, fixed=fixed, **options)
+
+    sharing: ClassVar[tuple[str, ...]] = ("split", "views", "reference", "fixed", "latent")
+    gaps: ClassVar[bool] = True  # the part of a reference has no prompt
+
+    split: str | None = Field(
+        None,
+        description="How the picture is split: low_high:2 (left out, but for the small model inside the package),"
+        " triple:1,2, grey_colour, ...",
+    )
+    reference: ImageFile = Field(None, description="A photo that one part is taken from; that part has no prompt.")
+    fixed: int = Field(0, ge=0, description="Which part the reference gives: 0 is the first.")
+
+    @classmethod
+    def aliases(cls) -> dict[str, str]:
+        """Return the options of two prompts or classes."""
+        return {
+            "p1": "What the first part shows: from afar (low), in grey, ...",
+            "p2": "What the second part shows: from near (high), in colour, ...",
+            "c1": "Of models with classes: the first part.", "c2": "Of models with classes: the second part.",
+        }  # fmt: skip
+
+    @staticmethod
+    def compose(prompts: int, **fields: Any) -> Composition:
+        """Show every prompt in a part of the split, in the filter's order (low before high)."""
+        from diffkit.illusions.composition import USUAL_SPLIT, Composition
+
+        image, split = fields.pop("reference"), fields.pop("split") or USUAL_SPLIT
+        return Composition.of_parts(prompts, split, reference=None if image is None else _reference(image), **fields)
+
+    def defaults(self, info: ModelInfo) -> dict[str, Any]:
+        """Add the split, which with the guidance suits the small pictures of the model inside the package."""
+        from diffkit.illusions.composition import USUAL_SPLIT
+
+        found = super().defaults(info)
+        if info.id != BUNDLED or self.split is not None:
+            return {**found, "split": USUAL_SPLIT}
+        return {**found, "split": SMALL_SPLIT, "guidance": SMALL_GUIDANCE if any(self.labels) else None}
+
+    def assumed(self, info: ModelInfo) -> list[str]:
+        """Say that the small model has a split and a guidance of its own."""
+        said = super().assumed(info)
+        if info.id == BUNDLED and self.split is None:
+            said.append(f"no `split`: {SMALL_SPLIT} suits the small model, and guidance {SMALL_GUIDANCE:g}")
+        return said
+
+    def notices(self, info: ModelInfo) -> list[str]:
+        """Say which prompts the small model draws best."""
+        said = super().notices(info)
+        if info.id == BUNDLED and not any(" on " in prompt for prompt in self.prompts):
+            said.append(
+                "the small model draws hybrids best with prompts that leave a part open: 'a sign on a red heart' from"
+                " afar, 'the letter K on a shape' from near"
+            )
+        return said
 
 
-def read_reference(path: Path) -> Tensor:
-    """Open a photo as a reference: its middle square, (1, 3, S, S) in [-1, 1].
+def _reference(image: Any) -> Tensor:
+    """A photo's middle square, (1, 3, S, S) in [-1, 1]."""
+    from diffkit.jobs.images import opened
+    from diffkit.pictures.images import cut_square
+    from diffkit.pictures.tensors import to_tensor
 
-    Raises:
-        DataError: No usable picture.
-    """
-    picture = open_image(path)
+    picture = opened(image)
+    assert picture is not None
     return to_tensor(cut_square(picture, min(_LARGEST, *picture.size)), 3)
-
-
-def _parts(split: Any) -> str:
-    return ", ".join(f"{k} {name}" for k, name in enumerate(split.part_names))

@@ -1,80 +1,109 @@
-"""Inpainting: RePaint for pixel models, blending in latents, and Stable Diffusion's own 9-channel networks.
-
-Known pixels are exact in the end. Source: Lugmayr et al., arXiv:2201.09865.
-"""
+"""`diffkit inpaint`: paint the white of a mask anew; what is black stays as it is, bit for bit."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from torch import Tensor
+from pydantic import Field
 
-from diffkit.engine.constraints import composite, keep_known
-from diffkit.engine.samplers import is_memoryless
-from diffkit.engine.sampling import denoise, generators, pure_noise, repaint_path
-from diffkit.jobs.edit import Edit, OnStep, label_list, pictures_of, walked
-from diffkit.jobs.sample import Settings, conditioned, finished, numbers, prepare, takes_prompts
-from diffkit.jobs.sdedit import in_space
+from diffkit.errors import UsageError
+from diffkit.jobs.base import arg
+from diffkit.jobs.batch import Batch, Drawing, Drawn
+from diffkit.jobs.fields import ImageFile
+from diffkit.jobs.images import OneImage, mask_in_space
+from diffkit.jobs.shared import Eta, Many, OnePrompt, Steps
 
-JUMP = 10
+if TYPE_CHECKING:
+    from PIL import Image
 
-
-def resamplings(model: Any, settings: Settings, resample: int | None) -> int:
-    """Return how often each stretch is walked: 10 for models without prompts, 1 with, unless it is said."""
-    if resample is not None:
-        return resample
-    return 1 if takes_prompts(model) or not is_memoryless(prepare(model.scheduler, settings)) else 10
+    from diffkit.types import Model, ModelInfo
 
 
-def inpaint(
-    model: Any,
-    image: Tensor,
-    mask: Tensor,
-    seeds: Sequence[int],
-    labels: Sequence[str | None] | None = None,
-    settings: Settings | None = None,
-    *,
-    jump: int = JUMP,
-    resample: int | None = None,
-    on_step: OnStep | None = None,
-) -> Edit:
-    """Paint the white of a mask anew, one picture per seed.
+class Inpaint(
+    OneImage, OnePrompt, Many, Steps, Eta, name="inpaint", hub="stable-diffusion-v1-5/stable-diffusion-inpainting"
+):
+    """Paint the white of a mask anew; what is black stays as it is, bit for bit.
 
-    Args:
-        model: A loaded model.
-        image: (1, C, H, W) in [-1, 1], of the model's size.
-        mask: (1, 1, H, W) in [0, 1]: white is repainted, black exactly kept.
-        seeds: One per picture.
-        labels: One class or prompt per picture.
-        settings: How.
-        jump: Steps that are taken again.
-        resample: How often; 1 for none. See `resamplings`.
-        on_step: Called after each step.
-
-    Raises:
-        UsageError: What does not fit the model.
+    RePaint for pixel models, blending in latents, and Stable Diffusion's own 9-channel networks. Source: Lugmayr et
+    al., arXiv:2201.09865.
     """
-    settings, random = settings or Settings(), generators(seeds)
-    net, cond = conditioned(model, label_list(labels, len(seeds)), settings)
-    scheduler = prepare(model.scheduler, settings)
-    path = repaint_path(len(scheduler.timesteps), jump, resamplings(model, settings, resample))
-    x = pure_noise(scheduler, model.noise(random))
-    if getattr(model, "kind", "") == "inpaint":  # the network sees the mask and the rest of the picture
-        cond = cond.join(model.inpaint_cond(image, mask).expand(len(seeds)))
-    x0 = model.codec.encode(image).expand(len(seeds), -1, -1, -1)
-    hold = keep_known(scheduler, x0, in_space(model, mask, x0), random)
-    steps = denoise(
-        net, x, scheduler, cond, path=path, constrain=hold, generators=random, eta=settings.eta,
-        stop_noise_after=settings.stop_noise_after,
-    )  # fmt: skip
-    x = walked(steps, len(seeds), on_step)
-    images = composite(image.cpu(), finished(model, x), mask.cpu())
-    grid = numbers(scheduler.timesteps)
-    return Edit(pictures_of(images), [grid[k] for k in path], len(path))
 
+    needs_mask: ClassVar[bool] = True
 
-def visits(model: Any, settings: Settings, jump: int, resample: int | None) -> list[float]:
-    """Return the timesteps of one batch, one per network call."""
-    grid = numbers(prepare(model.scheduler, settings).timesteps)
-    return [grid[k] for k in repaint_path(len(grid), jump, resamplings(model, settings, resample))]
+    mask: Annotated[ImageFile, arg("[MASK]")] = Field(
+        None, description="A picture of the image's size: white is repainted, black is kept."
+    )
+    jump: int = Field(10, ge=1, description="RePaint: steps that are taken again.")
+    resample: int | None = Field(
+        None, ge=1, description="RePaint: how often; 10 when left out, 1 for models that take prompts."
+    )
+    invert_mask: bool = Field(False, description="Black is repainted, white is kept.")
+
+    def check_fields(self) -> None:
+        """Ask for a mask where there is an image."""
+        if self.image is not None and self.mask is None:
+            raise UsageError(
+                "no `mask` for the image", "Give a picture of its size: white is repainted, black is kept."
+            )
+        super().check_fields()
+
+    def mask_file(self) -> Path | Image.Image | None:
+        """Return the mask."""
+        file: Path | Image.Image | None = self.mask
+        return file
+
+    def inverted(self) -> bool:
+        """Say whether black stands for white."""
+        return self.invert_mask
+
+    def resamplings(self, info: ModelInfo) -> int:
+        """Return how often each stretch is walked: 10 for models without prompts, 1 with, unless it is said."""
+        from diffkit.engine.samplers import is_memoryless
+        from diffkit.jobs.sampling import make_scheduler
+
+        if self.resample is not None:
+            return self.resample
+        return 1 if info.text or not is_memoryless(make_scheduler(info.scheduler, self.settings)) else 10
+
+    def path(self, info: ModelInfo, steps: int) -> list[int]:
+        """Return the indices of a grid of so many steps as RePaint visits them."""
+        from diffkit.engine.sampling import repaint_path
+
+        return repaint_path(steps, self.jump, self.resamplings(info))
+
+    def sampling_timesteps(self, info: ModelInfo) -> list[float]:
+        """Return those of RePaint's path."""
+        from diffkit.jobs.sampling import make_scheduler, numbers_of
+
+        grid = numbers_of(make_scheduler(info.scheduler, self.settings).timesteps)
+        return [grid[k] for k in self.path(info, len(grid))]
+
+    def notices(self, info: ModelInfo) -> list[str]:
+        """Say how many network calls RePaint takes."""
+        often, calls = self.resamplings(info), len(self.sampling_timesteps(info))
+        line = f"{calls} UNet calls (jump {self.jump}, resample {often})" if often > 1 else f"{calls} UNet calls"
+        return [*super().notices(info), line]
+
+    def draw(self, model: Model, batch: Batch) -> Drawing:
+        """Fill the white of the mask, one picture per seed."""
+        from diffkit.engine.constraints import composite, keep_known
+        from diffkit.engine.sampling import denoise, pure_noise
+        from diffkit.jobs.sampling import make_scheduler, take
+        from diffkit.models.conditioning import conditioned, finished
+        from diffkit.pictures.tensors import from_tensor
+
+        random, image, mask = batch.generators, self.tensor(model), self.mask_tensor(model)
+        assert mask is not None, "an example stands in for a mask that is left out"
+        net, cond = conditioned(model, batch.labels, batch.settings)
+        scheduler = make_scheduler(model.scheduler, batch.settings)
+        path = self.path(model.info, len(scheduler.timesteps))
+        x = pure_noise(scheduler, model.noise(random))
+        if model.info.source == "mask":  # the network sees the mask and the rest of the picture
+            cond = cond.join(model.image_cond(image, random, mask=mask).expand(len(batch.seeds)))
+        x0 = model.codec.encode(image).expand(len(batch.seeds), -1, -1, -1)
+        hold = keep_known(scheduler, x0, mask_in_space(model, mask, x0), random)
+        x = yield from take(denoise(
+            net, x, scheduler, cond, path=path, constrain=hold, generators=random, eta=batch.settings.eta
+        ))  # fmt: skip
+        return Drawn(from_tensor(composite(image.cpu(), finished(model, x), mask.cpu())))

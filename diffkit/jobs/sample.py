@@ -1,277 +1,233 @@
-"""Pictures from noise: a plan of seeds, classes and batches, and the loop over it.
-
-Batches are cut by the position of a picture in the whole list and dealt to processes as they are, so any number of
-processes makes the same pictures, bit for bit. Writing files is the caller's business.
-"""
+"""`diffkit sample`: pictures from noise, of a class, a prompt, or freely."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-import torch
-from torch import Tensor
+from pydantic import Field, field_validator
 
-from diffkit.engine.guidance import cfg, chunked
-from diffkit.engine.samplers import SAMPLERS, canonical, default_sampler, make_sampler
-from diffkit.engine.sampling import denoise, generators, pure_noise, set_grid
-from diffkit.engine.settings import Settings as Settings
-from diffkit.errors import NumericalError, UsageError
-from diffkit.types import Cond, Denoiser, Step
+from diffkit.errors import UsageError
+from diffkit.jobs.base import STABLE_DIFFUSION, arg
+from diffkit.jobs.batch import Batch, Drawing, Drawn, Row
+from diffkit.jobs.fields import numbers, opt
+from diffkit.jobs.shared import MOST_PICTURES, Eta, Steps, check_label
 
-LOG = logging.getLogger("diffkit.tasks")
+if TYPE_CHECKING:
+    from diffkit.engine.settings import Settings
+    from diffkit.types import Model, ModelInfo, Step
 
-DEFAULT_GUIDANCE = 2.0
-# Families that take prompts, and their usual guidance.
-TEXT_GUIDANCE = {"stable_diffusion": 7.5, "deepfloyd": 7.0}
-# Small models with a small vocabulary tell their captions apart at once; more guidance only makes their lines ring.
-OWN_GUIDANCE = 4.0
+# What the model that ships with diffkit draws where nothing is asked for.
+EXAMPLES = ("a red heart", "a handwritten three", "the letter R", "a green tree", "the blue letter K", "an orange star")
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One finished picture.
+class Sample(Steps, Eta, name="sample", hub=STABLE_DIFFUSION):
+    """Draw pictures from noise: of a class (`--class all` draws one of each) or a prompt, as the model takes them.
 
-    Attributes:
-        index: Position in the whole list.
-        seed: Its seed.
-        label: Its class or prompt, as it was asked for, or None.
-        image: (C, H, W) fp32 on the CPU, about [-1, 1].
+    Sources: Ho et al., arXiv:2006.11239; Song et al., arXiv:2010.02502.
     """
 
-    index: int
-    seed: int
-    label: str | None
-    image: Tensor
+    per_picture: ClassVar[frozenset[str]] = frozenset({"classes", "prompt", "negative_prompt", "guidance"})
+    offers: ClassVar[frozenset[str]] = Steps.offers | {"columns"}
+    cell_side: ClassVar[int] = 64
 
-
-def batches(count: int, batch_size: int, rank: int = 0, world: int = 1) -> list[range]:
-    """Cut positions 0..count-1 into batches; process `rank` of `world` gets every world-th of them."""
-    whole = [range(first, min(first + batch_size, count)) for first in range(0, count, batch_size)]
-    return whole[rank::world]
-
-
-def prepare(base: Any, settings: Settings, **options: Any) -> Any:
-    """Make the scheduler with its grid set.
-
-    Args:
-        base: The model's own scheduler; not changed.
-        settings: What was asked for.
-        options: Further arguments of the scheduler's class.
-
-    Raises:
-        UsageError: The sampler or the grid does not fit the model.
-    """
-    name = canonical(settings.scheduler or default_sampler(base))
-    scheduler = make_sampler(name, base, spacing=settings.spacing, **options)
-    if settings.eta and name != "ddim":
-        raise UsageError(f"--eta belongs to ddim; the scheduler is {name}", "Leave --eta out.")
-    levels = int(base.config.num_train_timesteps)
-    steps = None if settings.timesteps else settings.steps or min(SAMPLERS[name].steps or levels, levels)
-    set_grid(scheduler, steps, settings.timesteps)
-    return scheduler
-
-
-def generate(
-    model: Any,
-    seeds: Sequence[int],
-    labels: Sequence[str | None] | None = None,
-    settings: Settings | None = None,
-    *,
-    batch_size: int = 64,
-    rank: int = 0,
-    world: int = 1,
-    on_step: Callable[[Step, range], None] | None = None,
-) -> Iterator[list[Picture]]:
-    """Draw one picture per seed; finished batches are yielded.
-
-    Args:
-        model: A loaded model.
-        seeds: One per picture.
-        labels: One class or prompt per picture, or None for the null class.
-        settings: How.
-        batch_size: Pictures per batch; a picture does not depend on it beyond rounding.
-        rank: This process.
-        world: Number of processes.
-        on_step: Called after each step with the step and the positions of its batch.
-
-    Raises:
-        UsageError: Settings that do not fit the model.
-        NumericalError: The result is not finite.
-    """
-    settings = settings or Settings()
-    wanted = list(labels) if labels is not None else [None] * len(seeds)
-    for positions in batches(len(seeds), batch_size, rank, world):
-        some = [seeds[k] for k in positions]
-        names = [wanted[k] for k in positions]
-        x: Tensor | None = None
-        for step in steps_of(model, some, names, settings):
-            x = step.x
-            if on_step is not None:
-                on_step(step, positions)
-        assert x is not None
-        images = finished(model, x)
-        yield [Picture(k, seeds[k], wanted[k], image) for k, image in zip(positions, images, strict=True)]
-
-
-def finished(model: Any, x: Tensor) -> Tensor:
-    """Return the pictures of finished samples, (B, C, H, W) fp32 on the CPU; a safety checker has judged them.
-
-    Raises:
-        NumericalError: They are not finite.
-    """
-    with torch.no_grad():
-        images = model.codec.decode(x).float()
-    if not torch.isfinite(images).all():
-        raise NumericalError("the pictures are not finite numbers", "Try --dtype fp32, or another --scheduler.")
-    if takes_prompts(model):
-        images, _ = model.screen(images)
-    return images.cpu()
-
-
-def takes_prompts(model: Any) -> bool:
-    """Say whether a model is conditioned by prompts, not by classes."""
-    return model.family in TEXT_GUIDANCE
-
-
-def _one_step(model: Any) -> bool:
-    return not takes_prompts(model) and model.meta.prediction == "one_step"
-
-
-def steps_of(model: Any, seeds: Sequence[int], labels: Sequence[str | None], settings: Settings) -> Iterator[Step]:
-    """Draw one batch, step by step.
-
-    A one-step denoiser is asked once, about pure noise: what it answers is the mean of the data.
-    """
-    random = generators(seeds)
-    noise = model.noise(random)
-    net, cond = conditioned(model, labels, settings)
-    if _one_step(model):
-        _check_one_step(settings)
-        t = torch.zeros((), dtype=torch.long)
-        with torch.no_grad():
-            out = net(noise, t, cond).out
-        yield Step(0, 1, t, out, out)
-        return
-    scheduler = prepare(model.scheduler, settings)  # a new one: a multistep solver remembers the batch before
-    yield from denoise(
-        net,
-        pure_noise(scheduler, noise),
-        scheduler,
-        cond,
-        generators=random,
-        eta=settings.eta,
-        stop_noise_after=settings.stop_noise_after,
+    model: Annotated[str | None, arg("[MODEL]")] = Field(
+        None,
+        description="A run's or model's folder, or a Hub id; when left out runs/digits if there, else the model that"
+        " ships with diffkit.",
+    )
+    classes: Annotated[tuple[str, ...] | None, opt("class", "c")] = Field(
+        None, description="A class by name or number; may be repeated, or a,b,c."
+    )
+    prompt: Annotated[tuple[str, ...] | None, opt("prompt", "p")] = Field(
+        None, description="What to draw, in words; may be repeated."
+    )
+    timesteps: str | None = Field(None, description="The grid itself: descending, 999,750,500,250,0.")
+    stop_noise_after: Annotated[int | None, opt(metavar="N")] = Field(
+        None, ge=0, description="No fresh noise after N steps."
+    )
+    num: Annotated[int | None, opt("num", "n")] = Field(
+        None, ge=1, le=MOST_PICTURES, description="How many pictures; one per class when left out."
+    )
+    batch_size: int = Field(64, ge=1, le=4096, description="Pictures per batch.")
+    raw: Annotated[bool, opt("raw/ema")] = Field(
+        False, description="A run's last weights, in place of their moving average."
     )
 
+    @field_validator("timesteps", mode="before")
+    @classmethod
+    def _grid(cls, value: Any) -> Any:
+        return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
 
-def _check_one_step(settings: Settings) -> None:
-    asked = (settings.scheduler, settings.steps, settings.spacing, settings.timesteps, settings.stop_noise_after)
-    if any(value is not None for value in asked) or settings.eta or settings.interval != Settings.interval:
-        raise UsageError(
-            "this model is a one-step denoiser: it has no sampling steps to choose",
-            "Leave --scheduler, --steps, --spacing, --timesteps, --eta, --stop-noise-after, --guidance-interval out.",
-        )
+    @field_validator("timesteps")
+    @classmethod
+    def _whole(cls, value: str | None) -> str | None:
+        if value is not None:
+            numbers(value, "timesteps", "999,750,500,250,0")
+        return value
 
+    @classmethod
+    def fold(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Take one prompt or class for several, and classes by number."""
+        folded = super().fold(values)
+        if "label" in folded:  # what a sweep of earlier versions wrote
+            folded.setdefault("classes", (folded.pop("label"),))
+        for key in ("classes", "prompt"):
+            if isinstance(given := folded.get(key), (str, int)):
+                folded[key] = (str(given),)
+            elif isinstance(given, tuple):
+                folded[key] = tuple(str(one) if isinstance(one, int) else one for one in given)
+        return folded
 
-def conditioned(model: Any, labels: Sequence[str | None], settings: Settings) -> tuple[Denoiser, Cond]:
-    """Return the (guided) denoiser and the condition of a batch."""
-    limits = [n for n in (settings.max_batch, getattr(getattr(model, "memory", None), "max_batch", None)) if n]
-    net = chunked(model, min(limits) if limits else None)
-    scale = scales(model, labels, settings)
-    if scale == 1.0:
-        return net, model.encode(list(labels))
-    # Together: the text encoder comes once.
-    if takes_prompts(model):
-        negative = settings.negative
-        against = [n or "" for n in negative] if isinstance(negative, tuple) else [negative or ""]
-        both = model.encode([*labels, *against])
-        cond, uncond = both.rows(0, len(labels)), both.rows(len(labels), len(labels) + len(against))
-    else:
-        cond, uncond = model.encode(list(labels)), model.uncond(len(labels))
-    return guided(net, uncond, scale, model, settings), cond
+    @cached_property
+    def settings(self) -> Settings:
+        """Those of all commands, with the grid."""
+        grid = None if self.timesteps is None else tuple(numbers(self.timesteps, "timesteps", ""))
+        return replace(super().settings, timesteps=grid)
 
+    def words(self) -> list[str]:
+        """Add the prompts."""
+        return [*(self.prompt or ()), *super().words()]
 
-def guided(net: Denoiser, uncond: Cond, scale: float | tuple[float, ...], model: Any, settings: Settings) -> Denoiser:
-    """Return the network with guidance of a scale, on the stretch of the way that the settings say."""
-    start, stop = settings.interval
-    return cfg(net, uncond, scale, start=start, stop=stop, levels=model.scheduler.config.num_train_timesteps)
+    def default_model(self, words: Sequence[str]) -> str:
+        """Ask for a model where classes are wanted and the default recipe's run is not there."""
+        from diffkit.jobs.choose import DEFAULT_RUN, default_run
 
-
-def scales(model: Any, labels: Sequence[str | None], settings: Settings) -> float | tuple[float, ...]:
-    """Return the guidance scale of a batch, or where its pictures differ one for each; see `effective_guidance`."""
-    guidance, negative = settings.guidance, settings.negative
-    if not isinstance(guidance, tuple) and not isinstance(negative, tuple):
-        return effective_guidance(model, settings, all(label in (None, "") for label in labels))
-    count = len(labels)
-    scales = guidance if isinstance(guidance, tuple) else (guidance,) * count
-    against = negative if isinstance(negative, tuple) else (negative,) * count
-    each = [
-        effective_guidance(model, replace(settings, guidance=scale, negative=other), label in (None, ""))
-        for label, scale, other in zip(labels, scales, against, strict=True)
-    ]
-    return each[0] if len(set(each)) == 1 else tuple(each)
-
-
-def effective_guidance(model: Any, settings: Settings, null: bool) -> float:
-    """Return the scale that is used: 1 (no second pass) where there is nothing to guide.
-
-    Raises:
-        UsageError: Guidance was asked for, and the model or the missing class or prompt does not allow it.
-    """
-    guidance = settings.guidance
-    assert not isinstance(guidance, tuple)
-    if takes_prompts(model):
-        if null and not settings.negative:
-            if guidance not in (None, 0.0, 1.0):
-                raise UsageError(f"--guidance {guidance:g} without a prompt guides nothing", "Give --prompt.")
-            _whole_way(settings, "without a prompt")
-            return 1.0
-        return guidance_of(model, TEXT_GUIDANCE[model.family]) if guidance is None else guidance
-    if settings.negative:
-        raise UsageError("--negative-prompt: this model knows no prompts", "Leave it out.")
-    if not model.num_classes:
-        if guidance not in (None, 1.0):
+        if self.classes and not self.prompt and not default_run():
             raise UsageError(
-                f"--guidance {guidance:g}: this model is unconditional, there is nothing to guide", "Leave it out."
+                f"no model is named, and there is no {DEFAULT_RUN}",
+                "Run `diffkit train` first, give a folder or a Hub id, or a `prompt` in place of the class.",
             )
-        _whole_way(settings, "by an unconditional model")
-        return 1.0
-    if null:
-        if guidance not in (None, 0.0, 1.0):
-            raise UsageError(f"--guidance {guidance:g} without a class guides nothing", "Give --class.")
-        _whole_way(settings, "without a class")
-        return 1.0
-    if not model.meta.null_class:
-        _whole_way(settings, "by a model without a null class")
-    if guidance is not None:
-        return guidance
-    return DEFAULT_GUIDANCE if model.meta.null_class else 1.0
+        return super().default_model(words)
 
+    def example(self) -> tuple[dict[str, Any], str] | None:
+        """Draw some of what the small model knows, where it was not asked for by name."""
+        if self.model is not None or self.words() or self.classes:
+            return None
+        return {"prompt": EXAMPLES}, ", ".join(EXAMPLES)
 
-def _whole_way(settings: Settings, where: str) -> None:
-    """Refuse an interval where nothing is guided."""
-    if settings.interval != Settings.interval:
-        raise UsageError(f"--guidance-interval: {where} nothing is guided", "Leave it out.")
+    def label_for(self, info: ModelInfo) -> str | None:
+        """Return the first prompt or class that is none of the empty ones."""
+        return next((label for label in self.labels(info) if label), None)
 
+    def labels(self, info: ModelInfo) -> list[str | None]:
+        """Return what was asked for: prompts, or classes in the model's own spelling; [None] where nothing was."""
+        from diffkit.models.classes import class_label
 
-def guidance_of(model: Any, usual: float) -> float:
-    """Return the guidance of a model that takes prompts: the usual one, or that of models that diffkit trained."""
-    repo = getattr(model, "repo", None)
-    return OWN_GUIDANCE if repo is not None and repo.has("diffkit.json") else usual
+        if info.text:
+            return [*(self.prompt or [None])]
+        wanted: list[str] = []
+        for entry in self.classes or ():
+            if entry in info.classes:  # a name may hold a comma
+                wanted.append(entry)
+            elif entry == "all":
+                wanted += info.classes
+            else:
+                wanted += [part.strip() for part in entry.split(",") if part.strip()]
+        return [info.classes[class_label(name, info)] for name in wanted] or [None]
 
+    def defaults(self, info: ModelInfo) -> dict[str, Any]:
+        """Add the number of pictures: one of each class or prompt."""
+        return {**super().defaults(info), "num": len(self.labels(info))}
 
-def timesteps_of(model: Any, settings: Settings) -> list[float]:
-    """Return the timesteps that will be visited; [0] for a one-step denoiser, which is said."""
-    if _one_step(model):
-        _check_one_step(settings)
-        LOG.info("a one-step denoiser is asked once, about pure noise: its answer is near the mean of the data")
-        return [0]
-    return numbers(prepare(model.scheduler, settings).timesteps)
+    def fitted(self, info: ModelInfo) -> Self:
+        """Spell classes as the model does."""
+        self.check(info)
+        named = [label for label in self.labels(info) if label is not None]
+        job = self.filled({"classes": tuple(named)}) if self.classes and not info.text else self
+        return super(Sample, job).fitted(info)
 
+    def check(self, info: ModelInfo) -> None:
+        """Refuse a class for a model of prompts, a prompt for a model of classes, and unknown classes."""
+        super().check(info)
+        first = (self.classes or (None,))[0]
+        if first == "all" and not info.text:
+            if not info.classes:
+                raise UsageError("`classes` all: this model is unconditional and has no classes", "Leave it out.")
+            first = None
+        prompt = (self.prompt or (None,))[0]
+        if info.text or prompt is not None or not info.classes:
+            check_label(info, prompt, first, "classes")
+        self.labels(info)
+        if info.one_step:
+            self._check_one_step()
 
-def numbers(timesteps: Tensor) -> list[float]:
-    """Return timesteps for people and JSON: whole numbers as such."""
-    return [int(t) if float(t).is_integer() else float(t) for t in timesteps]
+    def _check_one_step(self) -> None:
+        asked = (
+            self.scheduler,
+            self.steps,
+            self.spacing,
+            self.timesteps,
+            self.stop_noise_after,
+            self.guidance_interval,
+        )
+        if any(value is not None for value in asked) or self.eta:
+            raise UsageError(
+                "this model is a one-step denoiser: it has no sampling steps to choose",
+                "Leave `scheduler`, `steps`, `spacing`, `timesteps`, `eta`, `stop_noise_after`, `guidance_interval`"
+                " out.",
+            )
+
+    def rows(self, info: ModelInfo) -> list[Row]:
+        """Return one picture per seed, classes and prompts in turn."""
+        from diffkit.engine.settings import seeds_from
+
+        labels = self.labels(info)
+        seeds = seeds_from(self.seed, self.num or len(labels))
+        return [Row(seed, labels[k % len(labels)]) for k, seed in enumerate(seeds)]
+
+    def columns(self) -> int | None:
+        """Return one column per class or prompt."""
+        several = len(self.prompt or self.classes or ())
+        return several if several > 1 else None
+
+    def notices(self, info: ModelInfo) -> list[str]:
+        """Say what a one-step denoiser does."""
+        line = "a one-step denoiser is asked once, about pure noise: its answer is near the mean of the data"
+        return [*super().notices(info), *([line] if info.one_step else [])]
+
+    def sampling_timesteps(self, info: ModelInfo) -> list[float]:
+        """Return those of the grid; [0] for a one-step denoiser."""
+        from diffkit.jobs.sampling import make_scheduler, numbers_of
+
+        return [0] if info.one_step else numbers_of(make_scheduler(info.scheduler, self.settings).timesteps)
+
+    def draw(self, model: Model, batch: Batch) -> Drawing:
+        """Draw one picture per seed."""
+        from diffkit.jobs.sampling import take
+        from diffkit.models.conditioning import finished
+        from diffkit.pictures.tensors import from_tensor
+
+        x = yield from take(self.steps_of(model, batch))
+        return Drawn(from_tensor(finished(model, x)))
+
+    def steps_of(self, model: Model, batch: Batch) -> Iterator[Step]:
+        """Draw one batch, step by step.
+
+        A one-step denoiser is asked once, about pure noise: what it answers is the mean of the data.
+        """
+        import torch
+
+        from diffkit.engine.sampling import denoise, pure_noise
+        from diffkit.jobs.sampling import make_scheduler
+        from diffkit.models.conditioning import conditioned
+        from diffkit.types import Step
+
+        random, settings = batch.generators, batch.settings
+        noise = model.noise(random)
+        net, cond = conditioned(model, batch.labels, settings)
+        if model.info.one_step:
+            t = torch.zeros((), dtype=torch.long)
+            with torch.no_grad():
+                out = net(noise, t, cond).out
+            yield Step(0, 1, t, out, out)
+            return
+        scheduler = make_scheduler(
+            model.scheduler, settings
+        )  # a new one: a multistep solver remembers the batch before
+        yield from denoise(
+            net, pure_noise(scheduler, noise), scheduler, cond, generators=random, eta=settings.eta,
+            stop_noise_after=settings.stop_noise_after,
+        )  # fmt: skip

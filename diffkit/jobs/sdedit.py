@@ -1,95 +1,103 @@
-"""SDEdit: noise an image up to a strength and denoise it again. Source: Meng et al., arXiv:2108.01073."""
+"""`diffkit sdedit`: draw an image anew, noised up to a strength and denoised again."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from pydantic import Field
 
-from diffkit.engine.constraints import composite, keep_known, shrink_mask
-from diffkit.engine.samplers import canonical, default_sampler, is_flow, zero_terminal_snr
-from diffkit.engine.sampling import denoise, generators, sdedit_start
-from diffkit.jobs.edit import Edit, OnStep, label_list, pictures_of, walked
-from diffkit.jobs.sample import Settings, conditioned, finished, numbers, prepare
+from diffkit.jobs.base import STABLE_DIFFUSION
+from diffkit.jobs.batch import Batch, Drawing, Drawn
+from diffkit.jobs.fields import ImageFile
+from diffkit.jobs.images import OneImage, mask_in_space
+from diffkit.jobs.shared import Eta, Many, OnePrompt, Steps
+
+if TYPE_CHECKING:
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+    from PIL import Image
+
+    from diffkit.types import Model, ModelInfo
 
 
-def sdedit(
-    model: Any,
-    image: Tensor,
-    seeds: Sequence[int],
-    labels: Sequence[str | None] | None = None,
-    settings: Settings | None = None,
-    *,
-    strength: float = 0.8,
-    mask: Tensor | None = None,
-    on_step: OnStep | None = None,
-) -> Edit:
-    """Draw variations of an image, one per seed.
+class SDEdit(OneImage, OnePrompt, Many, Steps, Eta, name="sdedit", hub=STABLE_DIFFUSION):
+    """Draw an image anew: noise it up to a strength and denoise it, by class, by prompt or freely.
 
-    Args:
-        model: A loaded model.
-        image: (1, C, H, W) in [-1, 1], of the model's size.
-        seeds: One per picture.
-        labels: One class or prompt per picture.
-        settings: How.
-        strength: In (0, 1]: 1 is pure noise, which does not know the image.
-        mask: (1, 1, H, W) in [0, 1]: white may change, black is kept.
-        on_step: Called after each step.
-
-    Raises:
-        UsageError: What does not fit the model.
+    Source: Meng et al., arXiv:2108.01073.
     """
-    settings, random = settings or Settings(), generators(seeds)
-    net, cond = conditioned(model, label_list(labels, len(seeds)), settings)
-    scheduler = scheduler_of(model, settings, strength)
-    x0 = model.codec.encode(image).expand(len(seeds), -1, -1, -1)
-    x, start, _ = sdedit_start(scheduler, x0, model.noise(random), strength)
-    hold = None if mask is None else keep_known(scheduler, x0, in_space(model, mask, x0), random)
-    steps = denoise(
-        net, x, scheduler, cond, start=start, constrain=hold, generators=random, eta=settings.eta,
-        stop_noise_after=settings.stop_noise_after,
-    )  # fmt: skip
-    x = walked(steps, len(seeds), on_step)
-    images = finished(model, x)
-    if mask is not None:
-        images = composite(image.cpu(), images, mask.cpu())
-    visited = numbers(scheduler.timesteps)[start:]
-    return Edit(pictures_of(images), visited, len(visited))
 
+    strength: float = Field(0.8, gt=0, le=1, description="How much may change, above 0 to 1: 1 is pure noise.")
+    mask: ImageFile = Field(None, description="A picture of the image's size: white may change, black is kept.")
+    invert_mask: bool = Field(False, description="Black may change, white is kept.")
 
-def scheduler_of(model: Any, settings: Settings, strength: float) -> Any:
-    """Make the scheduler of an edit: one that ends as near to the image as the levels go.
+    def mask_file(self) -> Path | Image.Image | None:
+        """Return the mask."""
+        file: Path | Image.Image | None = self.mask
+        return file
 
-    Below strength 1 the grid need not start at T, so it is laid down to the first level ("leading") where nothing else
-    is asked for; and Stable Diffusion's DDIM, whose own last step stops at that level's noise, goes on to the image. So
-    a small strength is a small change.
-    """
-    if strength == 1.0 or is_flow(model.scheduler):
-        return prepare(model.scheduler, settings)
-    options: dict[str, Any] = {}
-    if canonical(settings.scheduler or default_sampler(model.scheduler)) == "ddim":
-        options["set_alpha_to_one"] = True
-    free = settings.spacing is None and settings.timesteps is None and not zero_terminal_snr(model.scheduler)
-    scheduler = prepare(model.scheduler, settings, **options)
-    if not free or len(scheduler.timesteps) == 1 or "timestep_spacing" not in scheduler.config:
-        return scheduler
-    return prepare(model.scheduler, replace(settings, spacing="leading"), **options)
+    def inverted(self) -> bool:
+        """Say whether black stands for white."""
+        return self.invert_mask
 
+    def make_scheduler(self, info: ModelInfo) -> tuple[SchedulerMixin, int]:
+        """Return the scheduler and the index of the first step: one that ends as near to the image as the levels go.
 
-def in_space(model: Any, mask: Tensor, x0: Tensor) -> Tensor:
-    """Return a picture's mask in the space the diffusion runs in: smaller for latents, padded where pictures are."""
-    if x0.shape[-1] >= mask.shape[-1]:
-        padded = model.codec.encode(mask)[:, :1]
-        return padded.clamp(0.0, 1.0)
-    return shrink_mask(mask, (x0.shape[-2], x0.shape[-1]))
+        Below strength 1 the grid need not start at T, so it is laid down to the first level ("leading") where nothing
+        else is asked for; and Stable Diffusion's DDIM, whose own last step stops at that level's noise, goes on to the
+        image. So a small strength is a small change.
+        """
+        import torch
 
+        from diffkit.engine.samplers import canonical, default_sampler, is_flow, zero_terminal_snr
+        from diffkit.engine.sampling import sdedit_start
+        from diffkit.jobs.sampling import make_scheduler
 
-def visits(model: Any, settings: Settings, strength: float) -> list[float]:
-    """Return the timesteps of one batch, one per network call."""
-    scheduler = scheduler_of(model, settings, strength)
-    nothing = torch.zeros(1, 1, 1, 1)
-    _, start, _ = sdedit_start(scheduler, nothing, nothing, strength)
-    return numbers(scheduler.timesteps)[start:]
+        base, settings = info.scheduler, self.settings
+        options: dict[str, Any] = {}
+        if self.strength < 1.0 and not is_flow(base):
+            if canonical(settings.scheduler or default_sampler(base)) == "ddim":
+                options["set_alpha_to_one"] = True
+            free = settings.spacing is None and settings.timesteps is None and not zero_terminal_snr(base)
+            scheduler = make_scheduler(base, settings, **options)
+            if free and len(scheduler.timesteps) > 1 and "timestep_spacing" in scheduler.config:
+                settings = replace(settings, spacing="leading")
+        scheduler = make_scheduler(base, settings, **options)
+        nothing = torch.zeros(1, 1, 1, 1)
+        return scheduler, sdedit_start(scheduler, nothing, nothing, self.strength)[1]
+
+    def sampling_timesteps(self, info: ModelInfo) -> list[float]:
+        """Return those from the strength's level on."""
+        from diffkit.jobs.sampling import numbers_of
+
+        scheduler, start = self.make_scheduler(info)
+        return numbers_of(scheduler.timesteps)[start:]
+
+    def notices(self, info: ModelInfo) -> list[str]:
+        """Say how many steps the strength really gives."""
+        return [
+            *super().notices(info),
+            f"strength {self.strength:g}: {len(self.sampling_timesteps(info))} steps are taken",
+        ]
+
+    def draw(self, model: Model, batch: Batch) -> Drawing:
+        """Draw variations of the image, one per seed."""
+        from diffkit.engine.constraints import composite, keep_known
+        from diffkit.engine.sampling import denoise, sdedit_start
+        from diffkit.jobs.sampling import take
+        from diffkit.models.conditioning import conditioned, finished
+        from diffkit.pictures.tensors import from_tensor
+
+        random, image, mask = batch.generators, self.tensor(model), self.mask_tensor(model)
+        net, cond = conditioned(model, batch.labels, batch.settings)
+        scheduler, _ = self.make_scheduler(model.info)
+        x0 = model.codec.encode(image).expand(len(batch.seeds), -1, -1, -1)
+        x, start, _ = sdedit_start(scheduler, x0, model.noise(random), self.strength)
+        hold = None if mask is None else keep_known(scheduler, x0, mask_in_space(model, mask, x0), random)
+        x = yield from take(denoise(
+            net, x, scheduler, cond, start=start, constrain=hold, generators=random, eta=batch.settings.eta
+        ))  # fmt: skip
+        images = finished(model, x)
+        if mask is not None:
+            images = composite(image.cpu(), images, mask.cpu())
+        return Drawn(from_tensor(images))

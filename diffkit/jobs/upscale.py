@@ -1,74 +1,89 @@
-"""Larger pictures: DeepFloyd's stage II, and stage III by Stable Diffusion's x4 upscaler."""
+"""`diffkit upscale`: an image four times larger."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, ClassVar
 
-from PIL import Image
+from pydantic import Field
 
-from diffkit.engine.guidance import chunked
-from diffkit.engine.sampling import denoise, generators, pure_noise
 from diffkit.errors import UsageError
-from diffkit.jobs.edit import Edit, OnStep, label_list, pictures_of, walked
-from diffkit.jobs.sample import Settings, finished, guided, numbers, prepare
-from diffkit.pictures.images import cut, to_tensor
+from diffkit.jobs.batch import Batch, Drawing, Drawn
+from diffkit.jobs.images import OneImage
+from diffkit.jobs.shared import Eta, Many, Prompted, Steps
 
-# Guidance and noise level of each stage, as its authors use them.
-_USUAL = {"deepfloyd": (4.0, 250), "stable_diffusion": (9.0, 20)}
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from diffkit.types import Model, ModelInfo
+
 _FACTOR = 4
 
 
-def upscale(
-    model: Any,
-    image: Image.Image,
-    seeds: Sequence[int],
-    prompts: Sequence[str | None] | None = None,
-    settings: Settings | None = None,
-    *,
-    noise_level: int | None = None,
-    on_step: OnStep | None = None,
-) -> Edit:
-    """Draw an image four times larger.
+class Upscale(OneImage, Prompted, Many, Steps, Eta, name="upscale", hub="DeepFloyd/IF-II-M-v1.0"):
+    """Enlarge an image by DeepFloyd's stage II, or with -m stabilityai/stable-diffusion-x4-upscaler by stage III.
 
-    Args:
-        model: Stage II of DeepFloyd IF, which takes a square and gives its own size; or the x4 upscaler, which takes
-            any size.
-        image: The picture; stage II sees a square cut of a quarter of its size.
-        seeds: One per picture.
-        prompts: One per picture; what is in the image.
-        settings: How.
-        noise_level: Noise added to the image, in timesteps; the stage's own when left out.
-        on_step: Called after each step.
-
-    Raises:
-        UsageError: The model is no upscaler.
+    Sources: Saharia et al., arXiv:2205.11487; Rombach et al., arXiv:2112.10752.
     """
-    settings, random = settings or Settings(), generators(seeds)
-    if not hasattr(model, "upscale_cond"):
-        raise UsageError(f"{model.id} is no upscaler", "Give stage II of DeepFloyd IF, or an x4 upscaler.")
-    guidance, level = _USUAL[model.family]
-    width, height = upscaled_from(model, image)
-    if model.family == "stable_diffusion":
-        model = model.at(height, width)
-    small = to_tensor(cut(image, width, height), 3).expand(len(seeds), -1, -1, -1).to(model.device)
-    scheduler = prepare(model.scheduler, settings)
-    x = pure_noise(scheduler, model.noise(random))
-    extra = model.upscale_cond(small, random, level if noise_level is None else noise_level)
-    wanted = label_list(prompts, len(seeds))
-    both = model.encode([*wanted, settings.negative or ""])
-    net = chunked(model, settings.max_batch or model.memory.max_batch)
-    scale = guidance if settings.guidance is None else settings.guidance
-    cond = both.rows(0, len(seeds)).join(extra)
-    assert not isinstance(scale, tuple)
-    net = guided(net, both.rows(len(seeds), len(seeds) + 1), scale, model, settings)
-    x = walked(denoise(net, x, scheduler, cond, generators=random, eta=settings.eta), len(seeds), on_step)
-    visited = numbers(scheduler.timesteps)
-    return Edit(pictures_of(finished(model, x)), visited, len(visited))
 
+    per_picture: ClassVar[frozenset[str]] = frozenset()
 
-def upscaled_from(model: Any, image: Image.Image) -> tuple[int, int]:
-    """Return the (width, height) at which the model takes the image in."""
-    if model.family == "deepfloyd":
-        return model.shape[2] // _FACTOR, model.shape[1] // _FACTOR
-    return max(8, image.width // 8 * 8), max(8, image.height // 8 * 8)
+    noise_level: int | None = Field(None, ge=0, description="Noise put on the image: 250 (stage II) or 20 (stage III).")
+
+    def picture(self, info: ModelInfo) -> Image.Image:
+        """Return the image, or the example at 64 pixels."""
+        from diffkit.jobs.images import opened
+        from diffkit.pictures.examples import example_image
+
+        image = opened(self.image)
+        return example_image(3, 64) if image is None else image
+
+    def taken(self, info: ModelInfo) -> tuple[int, int]:
+        """Return the (width, height) at which the model takes the image in."""
+        if not info.input_multiple:
+            return info.size[1] // _FACTOR, info.size[0] // _FACTOR
+        image, unit = self.picture(info), info.input_multiple
+        return max(unit, image.width // unit * unit), max(unit, image.height // unit * unit)
+
+    def check(self, info: ModelInfo) -> None:
+        """Refuse models that take no small image."""
+        if info.source != "small":
+            raise UsageError(f"{info.id} is no upscaler", "Give stage II of DeepFloyd IF, or an x4 upscaler.")
+        super().check(info)
+
+    def notices(self, info: ModelInfo) -> list[str]:
+        """Say from which size to which."""
+        width, height = self.taken(info)
+        return [*super().notices(info), f"{width}x{height} -> {4 * width}x{4 * height} pixels"]
+
+    def sampling_timesteps(self, info: ModelInfo) -> list[float]:
+        """Return those of the grid."""
+        from diffkit.jobs.sampling import make_scheduler, numbers_of
+
+        return numbers_of(make_scheduler(info.scheduler, self.settings).timesteps)
+
+    def draw(self, model: Model, batch: Batch) -> Drawing:
+        """Draw the image four times larger, one picture per seed."""
+        from diffkit.engine.sampling import denoise, pure_noise
+        from diffkit.jobs.sampling import make_scheduler, take
+        from diffkit.models.conditioning import finished, guided, limited, negatives
+        from diffkit.pictures.images import cut
+        from diffkit.pictures.tensors import from_tensor, to_tensor
+
+        random, settings, info, count = batch.generators, batch.settings, model.info, len(batch.seeds)
+        width, height = self.taken(info)
+        if info.input_multiple:
+            model = model.at(height, width)
+        small = to_tensor(cut(self.picture(info), width, height), 3).expand(count, -1, -1, -1).to(model.device)
+        scheduler = make_scheduler(model.scheduler, settings)
+        x = pure_noise(scheduler, model.noise(random))
+        level = info.noise_level if self.noise_level is None else self.noise_level
+        extra = model.image_cond(small, random, noise_level=level)
+        both = model.encode([*batch.labels, *negatives(settings)])
+        # Guided with the empty prompt as well: what is in the image is told by the image itself.
+        scale = info.guidance if settings.guidance is None else settings.guidance
+        assert not isinstance(scale, tuple), "no field differs from picture to picture"
+        net = guided(limited(model, settings), both.rows(count, count + 1), scale, info, settings)
+        x = yield from take(
+            denoise(net, x, scheduler, both.rows(0, count).join(extra), generators=random, eta=settings.eta)
+        )
+        return Drawn(from_tensor(finished(model, x)))

@@ -1,48 +1,85 @@
-"""Model families, one file each; `load` picks the family by what model_index.json or config.json says.
+"""Model families, one file each: what a model is (`info`), and the model itself (`load`).
 
-Nothing heavy is imported before a model is loaded, and then only its own family.
+A family is a module with `info(repo) -> ModelInfo`, which reads configurations alone, and
+`load(repo, info, options) -> Model`. It is found by what model_index.json or config.json says; nothing heavy is
+imported before a model is asked for, and then only its own family.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffkit.errors import ModelError
+from diffkit.models.hub import open_repo
+from diffkit.models.options import LoadOptions
+from diffkit.models.repo import Repo
 
-# Pipeline class (or, of a bare network, model class) -> the family's module.
+if TYPE_CHECKING:
+    from diffkit.types import Model, ModelInfo
+
+__all__ = ["FAMILIES", "LoadOptions", "Repo", "info", "load", "load_opened", "open_repo", "text_encoder_kind"]
+
+# The family's module, and the pipeline classes (or, of a bare network, the model class) that it loads.
 FAMILIES = {
-    "DDPMPipeline": "ddpm",
-    "DDIMPipeline": "ddpm",
-    "PNDMPipeline": "ddpm",
-    "UNet2DModel": "ddpm",
-    "StableDiffusionPipeline": "stable_diffusion",
-    "StableDiffusionImg2ImgPipeline": "stable_diffusion",
-    "StableDiffusionInpaintPipeline": "stable_diffusion",
-    "StableDiffusionInpaintPipelineLegacy": "stable_diffusion",
-    "StableDiffusionUpscalePipeline": "stable_diffusion",
-    "IFPipeline": "deepfloyd",
-    "IFImg2ImgPipeline": "deepfloyd",
-    "IFInpaintingPipeline": "deepfloyd",
-    "IFSuperResolutionPipeline": "deepfloyd",
-    "IFImg2ImgSuperResolutionPipeline": "deepfloyd",
-    "IFInpaintingSuperResolutionPipeline": "deepfloyd",
-}
+    "ddpm": ("DDPMPipeline", "DDIMPipeline", "PNDMPipeline", "UNet2DModel", "UNetUnconditionalModel"),
+    "stable_diffusion": (
+        "StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline",
+        "StableDiffusionInpaintPipelineLegacy", "StableDiffusionUpscalePipeline",
+    ),
+    "deepfloyd": (
+        "IFPipeline", "IFImg2ImgPipeline", "IFInpaintingPipeline", "IFSuperResolutionPipeline",
+        "IFImg2ImgSuperResolutionPipeline", "IFInpaintingSuperResolutionPipeline",
+    ),
+    "dit": ("DiTPipeline",),
+}  # fmt: skip
+
+# Networks of known pipelines that cannot draw without the rest of them.
+_ALONE = ("UNet2DConditionModel", "DiTTransformer2DModel", "Transformer2DModel", "AutoencoderKL")
 
 
-def family_of(repo: Any) -> str:
-    """Return the name of the family that can load an opened repository.
+def _family(repo: Repo) -> Any:
+    name = repo.pipeline
+    for family, classes in FAMILIES.items():
+        if name in classes:
+            return import_module(f"diffkit.models.{family}")
+    known = ", ".join(sorted(cls for classes in FAMILIES.values() for cls in classes))
+    raise ModelError(
+        f"{repo.id} is a {name or 'model of no named class'}, which diffkit cannot load",
+        "It is a network alone: give the whole pipeline, with its model_index.json."
+        if name in _ALONE
+        else f"Known: {known}.",
+    )
+
+
+def info(repo: Repo) -> ModelInfo:
+    """Say what an opened repository's model is, from its configuration alone.
 
     Raises:
-        ModelError: None can.
+        ModelError: No family can load it, or a field of its configuration is missing or contradicts another one.
     """
-    name = repo.pipeline
-    if name not in FAMILIES:
-        known = ", ".join(sorted(FAMILIES))
-        raise ModelError(
-            f"{repo.id} is a {name or 'model of no named class'}, which diffkit cannot load", f"Known: {known}."
-        )
-    return FAMILIES[name]
+    known: ModelInfo = _family(repo).info(repo)
+    return known
+
+
+def text_encoder_kind(repo: Repo) -> str:
+    """Say which text encoder a repository's pipeline has, "clip" or "t5", by its class alone; "" for none.
+
+    Raises:
+        ModelError: No family can load it.
+    """
+    return str(_family(repo).TEXT_ENCODER)
+
+
+def load_opened(repo: Repo, known: ModelInfo, options: LoadOptions) -> Model:
+    """Load the model of an opened repository, of which `info` was asked before.
+
+    Raises:
+        UsageError: An option that its family does not have.
+        ModelError: The model is gated or broken.
+    """
+    model: Model = import_module(f"diffkit.models.{known.family}").load(repo, known, options)
+    return model
 
 
 def load(
@@ -51,43 +88,33 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     revision: str | None = None,
-    variant: str | None = None,
     scheduler: str | None = None,
-    allow_pickle: bool = False,
     **options: Any,
-) -> Any:
+) -> Model:
     """Load a model from a run folder, a model folder or the Hub.
 
     Args:
-        id_or_path: A folder that exists, else a Hub id.
+        id_or_path: "tiny" (the model inside the package), a folder that exists, else a Hub id.
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: auto, fp32, bf16 or fp16.
         revision: Branch, tag or commit on the Hub.
-        variant: Weight variant, for example fp16.
         scheduler: A sampler's name; the model's own scheduler when left out.
-        allow_pickle: Also read `.bin` weights, through torch's restricted unpickler.
-        options: What only one family knows (`weights="raw"` of the ddpm family).
-
-    Returns:
-        A `diffkit.types.Model`.
+        options: Further fields of `LoadOptions`: variant, allow_pickle, compile, memory, safety, raw, ...
 
     Raises:
         UsageError: Unknown device, type or scheduler.
         ModelError: The model is missing, gated, broken or of an unknown family.
     """
-    from diffkit.models.hub import open_repo
-
     repo = open_repo(id_or_path, revision=revision)  # first: a model out of reach is said before torch is imported
-    name = family_of(repo)
+    known = info(repo)
     from diffkit.models.devices import pick_device, pick_dtype
 
-    place = pick_device(device)
     if dtype != "auto":  # else the family's own choice
         options["dtype"] = pick_dtype(dtype)
-    family = import_module(f"diffkit.models.{name}")
-    model = family.from_repo(repo, device=place, variant=variant, allow_pickle=allow_pickle, **options)
     if scheduler is not None:
+        from dataclasses import replace
+
         from diffkit.engine.samplers import make_sampler
 
-        model.scheduler = make_sampler(scheduler, model.scheduler)
-    return model
+        known = replace(known, scheduler=make_sampler(scheduler, known.scheduler))
+    return load_opened(repo, known, LoadOptions(device=pick_device(device), **options))

@@ -8,62 +8,79 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMScheduler, UNet2DModel
 from torch import Tensor, nn
 
-from diffkit.errors import ModelError, UsageError, did_you_mean
-from diffkit.models import meta as meta_file
+from diffkit.engine.samplers import is_flow
+from diffkit.errors import ModelError, UsageError
 from diffkit.models.attention import set_attention
-from diffkit.models.hub import Repo, load_component, load_config
-from diffkit.models.meta import RunMeta
-from diffkit.models.network import CLASS_FILE, DDPMNetwork, build_network, save_network, save_pipeline
-from diffkit.types import Cond, Prediction
+from diffkit.models.base import BaseModel
+from diffkit.models.classes import class_label
+from diffkit.models.configuration import (
+    check_multiple,
+    check_record,
+    check_unused,
+    field_of,
+    find_scheduler,
+    load_scheduler,
+    picture_channels,
+    read_network,
+    read_record,
+    read_size,
+    whole_number,
+    whole_numbers,
+    wrong,
+)
+from diffkit.models.meta import FILE, RunMeta
+from diffkit.models.network import CLASS_FILE, DDPMNetwork, read_class_table
+from diffkit.models.options import LoadOptions
+from diffkit.models.repo import Repo
+from diffkit.models.weights import load_component
+from diffkit.types import Cond, ModelInfo, Network, Prediction
 
-__all__ = [
-    "DDPM",
-    "DDPMNetwork",
-    "PixelCodec",
-    "RunMeta",
-    "build_network",
-    "from_repo",
-    "load_scheduler",
-    "outline",
-    "save_network",
-    "save_pipeline",
-]
+if TYPE_CHECKING:
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 LOG = logging.getLogger("diffkit.models")
+
+TEXT_ENCODER = ""
+# With more guidance a small model's lines begin to ring; two prompts in one picture need more to be told apart.
+GUIDANCE, ILLUSION_GUIDANCE = 2.0, 4.0
 
 
 class PixelCodec:
     """The identity between images and the network's space, but for the padding to a size that the network can halve.
 
     The image sits in the middle, and its edges are repeated outwards.
+
+    Args:
+        resolution: (height, width) of the images, or one number for squares.
+        size: The same of the network's samples.
     """
 
-    def __init__(self, resolution: int, size: int) -> None:
-        self.resolution, self.size = resolution, size
-        self.before = (size - resolution) // 2
+    def __init__(self, resolution: int | tuple[int, int], size: int | tuple[int, int]) -> None:
+        self.resolution = (resolution, resolution) if isinstance(resolution, int) else resolution
+        self.size = (size, size) if isinstance(size, int) else size
+        self.before = tuple((s - r) // 2 for r, s in zip(self.resolution, self.size, strict=True))
 
     def encode(self, images: Tensor) -> Tensor:
-        """(B, C, resolution, resolution) -> (B, C, size, size)."""
+        """(B, C, *resolution) -> (B, C, *size)."""
         if self.size == self.resolution:
             return images
-        after = self.size - self.resolution - self.before
-        return F.pad(images, (self.before, after, self.before, after), mode="replicate")
+        top, left = self.before
+        bottom, right = (s - r - b for r, s, b in zip(self.resolution, self.size, self.before, strict=True))
+        return F.pad(images, (left, right, top, bottom), mode="replicate")
 
     def decode(self, x0: Tensor) -> Tensor:
-        """(B, C, size, size) -> (B, C, resolution, resolution)."""
-        inside = slice(self.before, self.before + self.resolution)
-        return x0[..., inside, inside]
+        """(B, C, *size) -> (B, C, *resolution)."""
+        rows, columns = (slice(b, b + r) for b, r in zip(self.before, self.resolution, strict=True))
+        return x0[..., rows, columns]
 
 
-class DDPM:
+class DDPM(BaseModel):
     """The denoiser of a pixel model, with its scheduler, codec and class encoder (the `Model` protocol).
 
     Args:
@@ -71,28 +88,24 @@ class DDPM:
             moved.
         scheduler: The diffusers scheduler that it was trained with.
         meta: What it was trained to predict and on.
+        info: What it is; made from the network, the scheduler and the meta when left out.
         device: Where to run.
         dtype: Type of the weights; the sample and the scheduler's arithmetic stay fp32.
         attention: Kernel: auto, sdpa or plain.
         compile: Compile the network at its first call.
-        source: Hub id or folder, for the record.
-        revision: Its commit.
     """
-
-    family = "ddpm"
 
     def __init__(
         self,
         network: Any,
-        scheduler: Any,
+        scheduler: SchedulerMixin,
         meta: RunMeta,
+        info: ModelInfo | None = None,
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         attention: str = "auto",
         compile: bool = False,
-        source: str = "",
-        revision: str | None = None,
     ) -> None:
         self.device, self.dtype = torch.device(device), dtype
         # requires_grad stays as it is: torch's matmul takes another path without it, and the last bits with it.
@@ -101,41 +114,29 @@ class DDPM:
         if self.device.type == "cuda":
             network.to(memory_format=torch.channels_last)
         self._called: Any = torch.compile(network) if compile else network
-        self.scheduler, self.meta, self.id, self.revision = scheduler, meta, source, revision
-        size = network.unet.config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        self.shape: tuple[int, int, int] = (network.channels, height, width)
-        self.codec = PixelCodec(meta.resolution or height, height)
+        self.info = info or _info_of(network, scheduler, meta)
+        self._prediction = meta.prediction
+        self.codec = PixelCodec(self.info.size, self.info.sample[1:])
 
     @property
-    def num_classes(self) -> int:
-        """Number of classes, the null class not counted; 0 for an unconditional model."""
-        return self.network.num_classes
+    def parameters(self) -> int:
+        """Number of the network's parameters."""
+        return sum(p.numel() for p in self.network.parameters())
 
-    @property
-    def class_names(self) -> list[str]:
-        """Names in label order; the numbers where the model has no names."""
-        return self.meta.class_names or [str(k) for k in range(self.num_classes)]
-
-    def noise(self, generators: Sequence[torch.Generator]) -> Tensor:
-        """Draw N(0, I), (len(generators), C, H, W) fp32 on the model's device, one image per generator."""
-        drawn = [torch.randn(1, *self.shape, generator=g, device=g.device) for g in generators]
-        return torch.cat(drawn).to(self.device)
-
-    def encode(self, prompts: Sequence[str | int | None]) -> Cond:
+    def encode(self, prompts: Sequence[str | None]) -> Cond:
         """Turn class names or numbers into a condition; None or "" is the null class.
 
         Raises:
             UsageError: Not a class of this model.
         """
-        if not self.num_classes:
+        if not self.info.classes:
             wanted = [p for p in prompts if p not in (None, "")]
             if wanted:
                 raise UsageError(
-                    f"class {wanted[0]!r}: this model is unconditional and has no classes", "Leave --class out."
+                    f"class {wanted[0]!r}: this model is unconditional and has no classes", "Leave `classes` out."
                 )
             return Cond()
-        labels = torch.tensor([self._label(p) for p in prompts], dtype=torch.long)
+        labels = torch.tensor([class_label(p, self.info) for p in prompts], dtype=torch.long)
         return Cond({"class_labels": labels.to(self.device)})
 
     def uncond(self, batch: int) -> Cond:
@@ -144,34 +145,20 @@ class DDPM:
         Raises:
             UsageError: The model has no classes, or was trained without a null class.
         """
-        if not self.num_classes:
+        if not self.info.classes:
             raise UsageError(
-                "guidance needs a class-conditional model; this one is unconditional", "Leave --guidance out."
+                "guidance needs a class-conditional model; this one is unconditional", "Leave `guidance` out."
             )
         return self.encode([None] * batch)
-
-    def _label(self, prompt: str | int | None) -> int:
-        if prompt is None or prompt == "":
-            if not self.meta.null_class:
-                raise UsageError("this model was trained without a null class: give --class, and leave --guidance out")
-            return self.network.null_class
-        names = self.class_names
-        if str(prompt) in names:
-            return names.index(str(prompt))
-        if str(prompt).isdecimal() and int(prompt) < self.num_classes:
-            return int(prompt)
-        raise UsageError(
-            f"class {prompt!r} is not one of the model's {self.num_classes}", did_you_mean(str(prompt), names)
-        )
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Prediction:
         """Predict; `linear_mix` networks, which predict x0 from the picture alone, are turned into a velocity."""
         labels = cond.tensors.get("class_labels")
         # Asynchronously: a plain .to() would wait for the GPU once per step.
         t = t.to(self.device, non_blocking=True)
-        blind = self.meta.prediction in ("linear_mix", "one_step")
+        blind = self._prediction in ("linear_mix", "one_step")
         out = self._called(x.to(self.dtype), torch.zeros_like(t) if blind else t, labels).float()
-        if self.meta.prediction == "linear_mix":
+        if self._prediction == "linear_mix":
             # x_a = (1 - a) x0 + a noise, so noise - x0 = (x_a - x0) / a; a = t / T > 0 on every sampling grid.
             amount = (t / self.scheduler.config.num_train_timesteps).reshape(-1, 1, 1, 1)
             return Prediction((x - out) / amount)
@@ -180,119 +167,131 @@ class DDPM:
         return Prediction(out)
 
 
-def from_repo(
-    repo: Repo,
-    *,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    variant: str | None = None,
-    allow_pickle: bool = False,
-    weights: str = "ema",
-    attention: str = "auto",
-    compile: bool = False,
-) -> DDPM:
-    """Load a pixel model from an opened repository.
+def info(repo: Repo) -> ModelInfo:
+    """Say what a pixel model is, from its configuration alone.
 
-    Args:
-        repo: Where from.
-        device: Where to run.
-        dtype: Type of the weights.
-        variant: Weight variant.
-        allow_pickle: Also read `.bin` through the restricted unpickler.
-        weights: "ema" (unet/, what every pipeline has) or "raw" (unet_raw/, of a diffkit run).
-        attention: Kernel: auto, sdpa or plain.
-        compile: Compile the network at its first call.
+    Raises:
+        ModelError: A field is missing, unknown or contradicts another one; the message names it.
+    """
+    network = read_network(repo, "unet", "UNet2DModel", "UNetUnconditionalModel")
+    where, (record, meta), scheduler = field_of(repo, network), read_record(repo), load_scheduler(repo)
+    config = network.config
+    check_unused(config, where, {"class_embed_type": ()})  # classes by number, num_class_embeds, are known
+    for key in ("in_channels", "out_channels"):
+        whole_number(config, key, where)
+    size, unit = read_size(config, where), 2 ** (len(whole_numbers(config, "block_out_channels", where)) - 1)
+    check_multiple(size, unit, where, f"it halves its samples {unit.bit_length() - 1} times")
+    if meta is not None and meta.conditioning not in ("none", "embedding", "concat"):
+        raise wrong(f"{repo.id}: {FILE}", "conditioning", meta.conditioning, "none, embedding or concat")
+    if meta is not None and meta.conditioning == "concat" and "channels" not in record:
+        raise wrong(f"{repo.id}: {FILE}", "channels", None, "1 or 3, since classes are input channels, too")
+    meta = meta or _guess(config, scheduler)
+    classes = _count_classes(repo, network, meta, where)
+    described = _describe(network, size, scheduler, meta, classes, where, repo=repo, record=record)
+    check_record(repo, record, size, unit, described.channels, scheduler)
+    return described
+
+
+def _count_classes(repo: Repo, network: Network, meta: RunMeta, where: str) -> int:
+    """Return the number of classes, the null class not counted; names and rows have to agree."""
+    rows = network.config.get("num_class_embeds")
+    if rows is not None:
+        whole_number(network.config, "num_class_embeds", where)
+    if (rows is not None) != (meta.conditioning == "embedding"):
+        raise wrong(where, "num_class_embeds", rows, f"what fits conditioning {meta.conditioning!r} in {FILE}")
+    if meta.conditioning == "none":
+        return 0
+    if meta.conditioning == "concat":  # `load` compares the number of names with the table's rows
+        return len(meta.class_names) or len(read_class_table(repo, network.folder)) - 1
+    null = int(meta.null_class)
+    count = int(network.config["num_class_embeds"]) - null
+    if meta.class_names and len(meta.class_names) != count:
+        raise wrong(where, "num_class_embeds", rows, f"{len(meta.class_names) + null}, for the class_names in {FILE}")
+    if count < 1:
+        raise wrong(where, "num_class_embeds", rows, "one row per class, and one for the null class")
+    return count
+
+
+def load(repo: Repo, info: ModelInfo, options: LoadOptions) -> DDPM:
+    """Load a pixel model from an opened repository.
 
     Raises:
         ModelError: Missing or broken files, or raw weights that are not there.
     """
-    part = "unet_raw" if weights == "raw" else repo.part("unet")
-    if weights == "raw" and not repo.has("unet_raw/config.json"):
-        raise ModelError(f"{repo.id} holds no raw weights (unet_raw/)", "Leave --raw out.")
-    unet = load_component(repo, UNet2DModel, part, variant=variant, dtype=dtype, allow_pickle=allow_pickle)
+    from diffusers import UNet2DModel
+
+    part = "unet_raw" if options.raw else info.network.folder
+    if options.raw and not repo.has("unet_raw/config.json"):
+        raise ModelError(f"{repo.id} holds no raw weights (unet_raw/)", "Leave `raw` out.")
+    if find_scheduler(repo) is None:
+        LOG.info("%s has no scheduler: DDPM's linear schedule, T = 1000, epsilon, is assumed", repo.id)
+    meta = read_record(repo)[1] or _guess(info.network.config, info.scheduler)
+    table = _class_table(repo, part, info) if meta.conditioning == "concat" else None
+    dtype = options.dtype or torch.float32  # a pixel model is small, and its pictures should not change
+    unet = load_component(
+        repo, UNet2DModel, part, variant=options.variant, dtype=dtype, allow_pickle=options.allow_pickle
+    )
     # The weights are still the mapped file, which a training run may replace under us.
     for parameter in unet.parameters():
         parameter.data = parameter.data.clone()
-    scheduler = load_scheduler(repo)
-    data = repo.json(meta_file.FILE)
-    meta = RunMeta.from_dict(data) if data is not None else _guess(unet.config, scheduler)
-    return DDPM(
-        _network(repo, part, unet, meta),
-        scheduler,
-        meta,
-        device=device,
-        dtype=dtype,
-        attention=attention,
-        compile=compile,
-        source=repo.id,
-        revision=repo.revision,
-    )
+    kind = meta.conditioning if info.classes else "none"
+    network = DDPMNetwork(unet, None if table is None else table.to(dtype), kind, len(info.classes))
+    return DDPM(network, info.scheduler, meta, info, device=options.device, dtype=dtype, compile=options.compile)
 
 
-@dataclass(frozen=True)
-class Outline:
-    """What is known of a model without its weights."""
-
-    meta: RunMeta
-    scheduler: Any
-    parameters: int
-
-
-def outline(repo: Repo) -> Outline:
-    """Read a pixel model's configuration only, and count its parameters."""
-    config = load_config(repo, repo.part("unet"), "config.json")
-    with torch.device("meta"):
-        unet = UNet2DModel.from_config(config)
-    scheduler = load_scheduler(repo)
-    data = repo.json(meta_file.FILE)
-    meta = RunMeta.from_dict(data) if data is not None else _guess(unet.config, scheduler)
-    return Outline(meta, scheduler, sum(p.numel() for p in unet.parameters()))
-
-
-def load_scheduler(repo: Repo) -> Any:
-    """Load the scheduler of a pipeline: of its own class where diffusers has it, DDPM's defaults where there is none.
-
-    Raises:
-        ModelError: Its class is not one of diffusers' schedulers.
-    """
-    import diffusers
-
-    config = repo.json("scheduler/scheduler_config.json") or repo.json("scheduler_config.json")
-    if config is None:
-        LOG.info("%s has no scheduler: DDPM's linear schedule, T = 1000, epsilon, is assumed", repo.id)
-        return DDPMScheduler()
-    index = repo.json("model_index.json") or {}
-    entry = index.get("scheduler")
-    name = str(config.get("_class_name") or (entry[1] if isinstance(entry, list) else "") or "DDPMScheduler")
-    cls = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
-    if cls is None or not hasattr(cls, "from_config"):
-        raise ModelError(f"{repo.id}: its scheduler {name!r} is not one of diffusers'")
-    return cls.from_config(config)
-
-
-def _guess(config: Mapping[str, Any], scheduler: Any) -> RunMeta:
-    size = config["sample_size"]
-    classes = config.get("num_class_embeds")
-    flow = type(scheduler).__name__.startswith("FlowMatch")
+def _guess(config: Mapping[str, Any], scheduler: SchedulerMixin) -> RunMeta:
+    """What diffkit's own record would say of somebody else's model."""
     return RunMeta(
-        prediction="flow" if flow else str(scheduler.config.get("prediction_type", "epsilon")),
-        conditioning="embedding" if classes else "none",
-        resolution=size if isinstance(size, int) else size[0],
-        channels=config["in_channels"],
+        prediction="flow" if is_flow(scheduler) else str(scheduler.config.get("prediction_type", "epsilon")),
+        conditioning="none" if config.get("num_class_embeds") is None else "embedding",
+        channels=int(config["in_channels"]),
         version="",
         null_class=False,
     )
 
 
-def _network(repo: Repo, part: str, unet: UNet2DModel, meta: RunMeta) -> DDPMNetwork:
-    if meta.conditioning == "concat":
-        from safetensors.torch import load_file
+def _info_of(network: Any, scheduler: SchedulerMixin, meta: RunMeta) -> ModelInfo:
+    """Describe a network that is at hand, as `info` describes one on disk."""
+    config = network.unet.config
+    size = read_size(config, "the network's configuration")
+    described = Network("", type(network.unet).__name__, config)
+    return _describe(described, size, scheduler, meta, network.num_classes, "the network's configuration")
 
-        path = repo.file(f"{part}/{CLASS_FILE}" if part else CLASS_FILE)
-        if path is None:
-            raise repo.missing(f"{part}/{CLASS_FILE}")
-        weight = load_file(path)["weight"]
-        table = nn.Embedding(weight.shape[0], weight.shape[1], _weight=weight.to(unet.dtype))
-        return DDPMNetwork(unet, table, "concat", weight.shape[0] - 1)
-    rows = unet.config.num_class_embeds
-    return DDPMNetwork(unet, None, "embedding" if rows else "none", (rows - int(meta.null_class)) if rows else 0)
+
+def _describe(
+    network: Network,
+    size: tuple[int, int],
+    scheduler: SchedulerMixin,
+    meta: RunMeta,
+    classes: int,
+    where: str,
+    *,
+    repo: Repo | None = None,
+    record: Mapping[str, Any] | None = None,
+) -> ModelInfo:
+    # Classes that are laid over the image are input channels, too: there the record alone knows the picture's.
+    taken = meta.channels if meta.conditioning == "concat" else int(network.config["in_channels"])
+    channels = picture_channels(int(network.config["out_channels"]), taken, where)
+    picture = (meta.resolution, meta.resolution) if meta.resolution else size
+    null = bool(classes) and meta.null_class
+    return ModelInfo(
+        id=repo.id if repo else "", revision=repo.revision if repo else None, family="ddpm",
+        pipeline=repo.pipeline if repo else "", channels=channels, size=picture, sample=(channels, *size),
+        network=network, scheduler=scheduler, conditioning="class" if classes else "none",
+        classes=tuple(meta.class_names or [str(k) for k in range(classes)]) if classes else (), null=null,
+        guidance=GUIDANCE if null else 1.0, illusion_guidance=ILLUSION_GUIDANCE if null else 1.0,
+        one_step=meta.prediction == "one_step", record=record or {},
+    )  # fmt: skip
+
+
+def _class_table(repo: Repo, part: str, info: ModelInfo) -> nn.Embedding:
+    """The classes that are laid over the image."""
+    weight = read_class_table(repo, part)
+    wanted = (len(info.classes) + 1, int(info.network.config["in_channels"]) - info.channels)
+    if tuple(weight.shape) != wanted:
+        raise ModelError(
+            f"{repo.id}: {CLASS_FILE} holds {weight.shape[0]} rows of {weight.shape[1]} numbers; needed:"
+            f" {wanted[0]} (class_names in {FILE}, and the null class) of {wanted[1]} (in_channels)",
+            "Put the configuration right.",
+        )
+    return nn.Embedding(weight.shape[0], weight.shape[1], _weight=weight)

@@ -7,16 +7,38 @@ Stage III is Stable Diffusion's x4 upscaler (`stable_diffusion.py`). Source: Ima
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffkit.errors import ModelError, UsageError
-from diffkit.models.hub import Repo, load_config
+from diffkit.models.configuration import (
+    check_record,
+    check_unused,
+    field_of,
+    load_noising,
+    load_scheduler,
+    read_network,
+    read_record,
+    read_size,
+    whole_number,
+    whole_numbers,
+    wrong,
+)
+from diffkit.models.meta import FILE
+from diffkit.models.options import LoadOptions
+from diffkit.models.repo import Repo
 from diffkit.models.text_unet import TextModel, noise_levels
-from diffkit.types import Cond
+from diffkit.models.vocabulary import tokens_of
+from diffkit.types import Cond, ModelInfo
+
+TEXT_ENCODER = "t5"
+# Classifier-free guidance as the authors use it: stage I, stage II, several prompts in one picture.
+GUIDANCE, UPSCALING_GUIDANCE, ILLUSION_GUIDANCE = 7.0, 4.0, 10.0
+# Small models with a small vocabulary tell their captions apart at once; more guidance only makes their lines ring.
+OWN_GUIDANCE = 4.0
+UPSCALING_NOISE = 250  # timesteps
+NOISING = "image_noising_scheduler"
 
 
 class Pixels:
@@ -38,58 +60,71 @@ class DeepFloyd(TextModel):
     published models) and `Prediction.var`.
     """
 
-    family = "deepfloyd"
-
-    def __init__(self, repo: Repo, **options: Any) -> None:
-        super().__init__(repo, "t5", **options)
-        if self.extra_channels not in (0, 3):
-            raise ModelError(f"{repo.id}: a UNet with {self.config['in_channels']} input channels is no stage of IF")
+    def __init__(self, repo: Repo, info: ModelInfo, options: LoadOptions) -> None:
+        super().__init__(repo, info, options)
         self.codec = Pixels()
-        self.image_noising_scheduler: Any = None
-        if self.stage == 2:
-            from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+        second = info.source == "small"
+        self._image_noising_scheduler = load_noising(repo, NOISING) if second else None
 
-            config = load_config(repo, "image_noising_scheduler", "scheduler_config.json")
-            self.image_noising_scheduler = DDPMScheduler.from_config(config)
-
-    @property
-    def sample_channels(self) -> int:
-        """Half of the outputs where the variance is learned (what the scheduler's class cannot say, the UNet does)."""
-        out = int(self.config["out_channels"])
-        return out // 2 if out == 6 else out
-
-    @property
-    def stage(self) -> int:
-        """1 (from noise) or 2 (from a small picture), by the UNet's input."""
-        return 2 if self.extra_channels else 1
-
-    def upscale_cond(self, images: Tensor, generators: Sequence[torch.Generator], noise_level: int = 250) -> Cond:
-        """Condition stage II: the picture at the sample's size, noised, and the noise level.
-
-        Args:
-            images: (B, 3, h, w) in [-1, 1].
-            generators: One per image.
-            noise_level: Timestep of the noise.
+    def image_cond(
+        self, images: Tensor, generators: Sequence[torch.Generator], *, mask: Tensor | None = None, noise_level: int = 0
+    ) -> Cond:
+        """Condition stage II: the small picture at the sample's size, noised, and the noise level.
 
         Raises:
             UsageError: This is stage I, or the level is out of range.
 
         Source: arXiv:2205.11487, section 2.3 (noise conditioning augmentation).
         """
-        if self.image_noising_scheduler is None:
-            raise UsageError(f"{self.id} is stage I of IF and takes no image", "Give a stage II model.")
-        limit = int(self.image_noising_scheduler.config.num_train_timesteps)
+        if self._image_noising_scheduler is None:
+            return super().image_cond(images, generators, mask=mask, noise_level=noise_level)
+        limit = int(self._image_noising_scheduler.config.num_train_timesteps)
         levels = noise_levels(noise_level, len(images), self.device, limit)
         images = self.codec.encode(images).to(self.device, torch.float32)
-        large = F.interpolate(images, self.shape[1:], mode="bilinear", align_corners=True)
-        noisy = self.image_noising_scheduler.add_noise(large, self._noise(generators, self.shape), levels)
+        large = F.interpolate(images, self.info.sample[1:], mode="bilinear", align_corners=True)
+        noisy = self._image_noising_scheduler.add_noise(large, self.noise(generators), levels)
         return Cond({"channels": noisy, "class_labels": levels})
 
 
-def from_repo(repo: Repo, **options: Any) -> DeepFloyd:
-    """Load a stage of DeepFloyd IF from an opened repository; options as of `TextModel`.
+def info(repo: Repo) -> ModelInfo:
+    """Say what a stage of DeepFloyd IF is, from its configuration alone.
 
     Raises:
-        ModelError: Missing or broken files, or a UNet of another kind.
+        ModelError: A field is missing or contradicts another one; the message names it.
     """
-    return DeepFloyd(repo, **options)
+    network = read_network(repo, "unet", "UNet2DConditionModel")
+    where, (record, _), scheduler = field_of(repo, network), read_record(repo), load_scheduler(repo)
+    out, taken = (whole_number(network.config, key, where) for key in ("out_channels", "in_channels"))
+    if out not in (3, 6):
+        raise wrong(where, "out_channels", out, "3, or 6 with a learned variance: else it is no stage of IF")
+    if taken not in (3, 6):
+        raise wrong(where, "in_channels", taken, "3 (stage I) or 6 (stage II): else it is no stage of IF")
+    size, second, channels = read_size(network.config, where), taken == 6, 3
+    noise_level = ("timestep",) if second else ()
+    check_unused(network.config, where, {
+        "class_embed_type": noise_level, "num_class_embeds": (), "addition_embed_type": ("text",),
+        "encoder_hid_dim_type": ("text_proj",), "time_cond_proj_dim": (),
+    })  # fmt: skip
+    if second:
+        load_noising(repo, NOISING)
+    if (said := record.get("conditioning", "text")) != "text":
+        raise wrong(f"{repo.id}: {FILE}", "conditioning", said, "text")
+    levels = whole_numbers(network.config, "block_out_channels", where)
+    check_record(repo, record, size, 2 ** (len(levels) - 1), channels, scheduler)
+    return ModelInfo(
+        id=repo.id, revision=repo.revision, family="deepfloyd", pipeline=repo.pipeline, channels=3, size=size,
+        sample=(channels, *size), network=network, scheduler=scheduler, conditioning="text",
+        text_encoder=TEXT_ENCODER, null=True,
+        guidance=OWN_GUIDANCE if record else UPSCALING_GUIDANCE if second else GUIDANCE,
+        illusion_guidance=OWN_GUIDANCE if record else ILLUSION_GUIDANCE, source="small" if second else "noise",
+        noise_level=UPSCALING_NOISE if second else 0, record=record, vocabulary=tokens_of(repo, record),
+    )  # fmt: skip
+
+
+def load(repo: Repo, info: ModelInfo, options: LoadOptions) -> DeepFloyd:
+    """Load a stage of DeepFloyd IF from an opened repository.
+
+    Raises:
+        ModelError: Missing or broken files.
+    """
+    return DeepFloyd(repo, info, options)

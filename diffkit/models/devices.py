@@ -30,11 +30,11 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UsageError(f"--device {name!r} is not one of auto, cpu, cuda, cuda:N, mps") from None
+        raise UsageError(f"`device` {name!r} is not one of auto, cpu, cuda, cuda:N, mps") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices", "Use auto.")
+        raise UsageError(f"`device` {name}: this machine has {torch.cuda.device_count()} CUDA devices", "Use auto.")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("--device mps: this machine has none", "Use auto.")
+        raise UsageError("`device` mps: this machine has none", "Use auto.")
     return device
 
 
@@ -48,7 +48,7 @@ def pick_dtype(name: str | torch.dtype = "auto") -> torch.dtype:
         return name
     name = _LONG.get(name, name)
     if name != "auto" and name not in _DTYPES:
-        raise UsageError(f"--dtype {name!r} is not one of auto, {', '.join(_DTYPES)}")
+        raise UsageError(f"`dtype` {name!r} is not one of auto, {', '.join(_DTYPES)}")
     return _DTYPES["fp32" if name == "auto" else name]
 
 

@@ -14,13 +14,18 @@ from typing import Any
 
 from PIL import Image
 
+from diffkit import models
 from diffkit.errors import ModelError, UsageError
-from diffkit.models.hub import Repo
+from diffkit.models.repo import Repo
 from diffkit.models.vocabulary import vocabulary
+from diffkit.types import ModelInfo
 
 LARGEST_VOCABULARY = 1000  # entries; beyond, the words are counted, not listed
 
-_UNET = ("sample_size", "in_channels", "out_channels", "block_out_channels", "layers_per_block", "cross_attention_dim")
+_NETWORK = (
+    "sample_size", "in_channels", "out_channels", "block_out_channels", "layers_per_block", "cross_attention_dim",
+    "num_layers", "patch_size", "num_attention_heads", "attention_head_dim",
+)  # fmt: skip
 _SCHEDULER = ("num_train_timesteps", "beta_schedule", "prediction_type", "variance_type", "timestep_spacing")
 
 
@@ -32,30 +37,28 @@ def describe(repo: Repo) -> dict[str, Any]:
 
     Returns:
         `model` (id, revision, family), `pipeline`, `components` (by name: class, library, parameters, megabytes,
-        dtypes; those that were not fetched have no numbers), `parameters` of all, `unet` and `scheduler` (what of
-        their configuration matters), `trained` (a diffkit run's own record) and `vocabulary` (its words, where it is
-        small).
+        dtypes; those that were not fetched have no numbers), `parameters` of all, `unet` (the network) and `scheduler`
+        (what of their configuration matters), `trained` (a diffkit run's own record) and `vocabulary` (its words, where
+        it is small).
 
     Raises:
         ModelError: No family can load it, or a file is broken.
     """
-    from diffkit.models import family_of
-
-    family = family_of(repo)
-    components = {name: _component(repo, name, *kind) for name, kind in _parts(repo).items()}
-    known = [c["parameters"] for c in components.values() if c.get("parameters")]
-    part = repo.part("unet")
+    known = models.info(repo)
+    components = {name: _component(repo, known, name, *kind) for name, kind in _parts(repo, known).items()}
+    counts = [c["parameters"] for c in components.values() if c.get("parameters")]
     found: dict[str, Any] = {
-        "model": {"id": repo.id, "revision": repo.revision, "family": family},
+        "model": {"id": repo.id, "revision": repo.revision, "family": known.family},
         "pipeline": repo.pipeline,
         "components": components,
-        "parameters": sum(known),
-        "unet": _some(repo.json(f"{part}/config.json" if part else "config.json"), _UNET),
-        "scheduler": _some(repo.json("scheduler/scheduler_config.json"), _SCHEDULER),
+        "parameters": sum(counts),
+        "unet": _some(known.network.config, _NETWORK),
+        "scheduler": _some(
+            repo.json("scheduler/scheduler_config.json") or repo.json("scheduler_config.json"), _SCHEDULER
+        ),
     }
-    trained = repo.json("diffkit.json")
-    if trained is not None:
-        found["trained"] = {key: value for key, value in trained.items() if value not in (None, [], "")}
+    if known.record:
+        found["trained"] = {key: value for key, value in known.record.items() if value not in (None, [], "")}
     words = vocabulary(repo)
     if words is not None and len(words) <= LARGEST_VOCABULARY:
         found["vocabulary"] = words
@@ -71,7 +74,7 @@ def tokens(repo: Repo, prompt: str) -> list[str]:
     """
     from diffkit.models.text import clean_prompt, open_encoder
 
-    encoder = open_encoder(repo)
+    encoder = open_encoder(repo, models.text_encoder_kind(repo), models.LoadOptions())
     tokenizer = encoder.tokenizer()
     text = clean_prompt(prompt) if encoder.kind == "t5" else prompt
     return [str(token) for token in tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids)]
@@ -93,22 +96,17 @@ def round_trip(source: str, revision: str | None, image: Image.Image) -> tuple[f
     """
     import torch
 
-    from diffkit.jobs.edit import psnr
-    from diffkit.models import load
-    from diffkit.pictures.images import cut, from_tensor, to_tensor
+    from diffkit.pictures.images import cut
+    from diffkit.pictures.quality import psnr
+    from diffkit.pictures.tensors import from_tensor, to_tensor
 
-    model = load(source, revision=revision, device="cpu", safety="off")
-    factor = getattr(model.codec, "factor", 1)
+    model = models.load(source, revision=revision, device="cpu", safety="off")
+    factor = model.info.factor
     width, height = (max(factor, side // factor * factor) for side in image.size)
     given = to_tensor(cut(image, width, height), 3)
     with torch.no_grad():
         back = model.codec.decode(model.codec.encode(given)).float()
     return psnr(back, given), from_tensor(back)[0]
-
-
-def has_vae(repo: Repo) -> bool:
-    """Say whether a model works on latents."""
-    return "vae" in _parts(repo)
 
 
 def check_vae(repo: Repo) -> None:
@@ -117,14 +115,14 @@ def check_vae(repo: Repo) -> None:
     Raises:
         UsageError: It works on pixels.
     """
-    if not has_vae(repo):
-        raise UsageError(f"--image: {repo.id} works on pixels and has no VAE", "Leave --image out.")
+    if not models.info(repo).latent:
+        raise UsageError(f"`image`: {repo.id} works on pixels and has no VAE", "Leave `image` out.")
 
 
-def _parts(repo: Repo) -> dict[str, tuple[str, str]]:
+def _parts(repo: Repo, known: ModelInfo) -> dict[str, tuple[str, str]]:
     index = repo.json("model_index.json")
     if index is None:
-        return {"unet": ("diffusers", repo.pipeline)}
+        return {"unet": ("diffusers", known.network.kind)}
     return {
         name: (str(entry[0]), str(entry[1]))
         for name, entry in index.items()
@@ -132,18 +130,17 @@ def _parts(repo: Repo) -> dict[str, tuple[str, str]]:
     }
 
 
-def _component(repo: Repo, name: str, library: str, kind: str) -> dict[str, Any]:
-    told: dict[str, Any] = {"class": kind, "library": library}
-    folder = repo.root / name if (repo.root / name).is_dir() else repo.root
+def _component(repo: Repo, known: ModelInfo, name: str, library: str, kind: str) -> dict[str, Any]:
+    described: dict[str, Any] = {"class": kind, "library": library}
+    # The network's folder has another name in a checkpoint, and in a flat repository it is the root.
+    folder = repo.root / (known.network.folder if kind == known.network.kind else name)
     files = [p for p in sorted(folder.glob("*.safetensors")) if p.name.count(".") == 1 or "-of-" in p.name]
-    if folder == repo.root and name != "unet":
-        files = []
     if files:
         shapes = [header for path in files for header in _header(path)]
-        told["parameters"] = sum(math.prod(shape) for shape, _ in shapes)
-        told["megabytes"] = round(sum(p.stat().st_size for p in files) / 1e6, 2)
-        told["dtypes"] = sorted({dtype for _, dtype in shapes})
-    return told
+        described["parameters"] = sum(math.prod(shape) for shape, _ in shapes)
+        described["megabytes"] = round(sum(p.stat().st_size for p in files) / 1e6, 2)
+        described["dtypes"] = sorted({dtype for _, dtype in shapes})
+    return described
 
 
 def _header(path: Path) -> list[tuple[list[int], str]]:

@@ -7,15 +7,14 @@ above the tile's size) and 8-bit text encoders (which cache under their own name
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 from torch import nn
 
 from diffkit.errors import UsageError
+from diffkit.types import Network
 
 LOG = logging.getLogger("diffkit.models")
 
@@ -72,14 +71,14 @@ def make_plan(level: str, device: torch.device, weights: int = 0) -> MemoryPlan:
         UsageError: Unknown level.
     """
     if level not in LEVELS:
-        raise UsageError(f"--memory {level!r} is not one of {', '.join(LEVELS)}")
+        raise UsageError(f"`memory` {level!r} is not one of {', '.join(LEVELS)}")
     if level == "auto":
         level = _automatic(device, weights)
     if level == "none":
         return MemoryPlan()
     accelerator = device.type != "cpu"
     if not accelerator:
-        LOG.info("--memory %s: no offloading without an accelerator", level)
+        LOG.info("`memory` %s: no offloading without an accelerator", level)
     eight = device.type == "cuda" and find_spec("bitsandbytes") is not None
     if level == "low":
         return MemoryPlan("low", "model" if accelerator else "none", True, True, eight)
@@ -110,8 +109,10 @@ def place(module: nn.Module, device: torch.device, plan: MemoryPlan) -> nn.Modul
     return module.to(device)
 
 
-def count_parameters(cls: type[Any], config: Mapping[str, Any]) -> int:
-    """Count the parameters a configuration makes, without making them (for `--dry-run`)."""
+def count_parameters(network: Network) -> int:
+    """Count the parameters of a network from its configuration, without making them."""
+    import diffusers
+
     with torch.device("meta"):
-        module = cls.from_config(dict(config))
+        module = getattr(diffusers, network.kind).from_config(dict(network.config))
     return sum(p.numel() for p in module.parameters())

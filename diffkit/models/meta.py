@@ -72,6 +72,7 @@ class RunMeta:
             raise ModelError(f"{FILE} holds no JSON object")
         known = {f.name: data[f.name] for f in fields(cls) if f.name in data}
         for key, value in known.items():
-            if not isinstance(value, kinds[key]):
+            good = isinstance(value, kinds[key]) and (kinds[key] is bool or not isinstance(value, bool))
+            if not good or (key == "class_names" and not all(isinstance(name, str) for name in value)):
                 raise ModelError(f"{FILE}: {key} is {value!r}, of the wrong type")
         return cls(**known)

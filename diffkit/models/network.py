@@ -10,17 +10,21 @@ import copy
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
-from diffkit.errors import UsageError
+from diffkit.errors import ModelError, UsageError
 from diffkit.models import meta as meta_file
 from diffkit.models.meta import RunMeta
 from diffkit.models.presets import padded_size, unet_arguments
+from diffkit.models.repo import Repo
 from diffkit.recipes.schema import ModelSpec
+
+if TYPE_CHECKING:
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 LOG = logging.getLogger("diffkit.models")
 
@@ -144,7 +148,29 @@ def save_network(folder: Path, network: Any) -> None:
         save_file({"weight": network.class_embedding.weight.detach().cpu().contiguous()}, folder / CLASS_FILE)
 
 
-def save_pipeline(folder: Path, network: DDPMNetwork, scheduler: Any, meta: RunMeta) -> None:
+def read_class_table(repo: Repo, folder: str) -> Tensor:
+    """Read the classes that a network lays over the image, (classes + 1, dim).
+
+    Raises:
+        ModelError: The file is missing or broken.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    name = f"{folder}/{CLASS_FILE}" if folder else CLASS_FILE
+    path = repo.file(name)
+    if path is None:
+        raise repo.missing(name)
+    try:
+        weight = load_file(path)["weight"]
+    except (SafetensorError, KeyError, OSError) as error:
+        raise ModelError(f"{repo.id}: {name} cannot be read: {error}", repo.fetch_hint()) from None
+    if weight.ndim != 2:
+        raise ModelError(f"{repo.id}: {name} is no table of classes", repo.fetch_hint())
+    return weight
+
+
+def save_pipeline(folder: Path, network: DDPMNetwork, scheduler: SchedulerMixin, meta: RunMeta) -> None:
     """Write a pipeline in the diffusers layout, which stock `DDPMPipeline.from_pretrained` loads.
 
     Args:

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffkit.errors import DiffkitError, ModelError, UsageError
-from diffkit.models.hub import Repo, load_config, quiet_libraries
-from diffkit.models.weights import find_weights
+from diffkit.models.repo import Repo
+from diffkit.models.weights import find_weights, load_config, quiet_libraries
 
 LOG = logging.getLogger("diffkit.models")
 
@@ -35,13 +35,14 @@ class Safety:
         mode: auto (used where the repository has one that loads), on (an error where not) or off (the user's choice).
         device: Where to judge.
         prefer: Weight variant to take where it is there.
+        own: A model that diffkit trained, which never holds a checker.
 
     Raises:
         UsageError: Unknown mode.
         ModelError: Mode "on" and there is none.
     """
 
-    def __init__(self, repo: Repo, mode: str, device: torch.device, prefer: str = "") -> None:
+    def __init__(self, repo: Repo, mode: str, device: torch.device, prefer: str = "", *, own: bool = False) -> None:
         if mode not in MODES:
             raise UsageError(f"safety {mode!r} is not one of {', '.join(MODES)}")
         self.repo, self.mode, self.device, self.prefer = repo, mode, device, prefer
@@ -51,7 +52,7 @@ class Safety:
             raise ModelError(f"{repo.id} holds no safety checker", "Leave the safety option at auto.")
         if mode == "off":
             LOG.info("the safety checker of %s is off, as asked", repo.id)
-        elif not self.active and not repo.has("diffkit.json"):  # those that diffkit trained never hold one
+        elif not self.active and not own:
             LOG.info("%s holds no safety checker: pictures are not judged", repo.id)
 
     def screen(self, images: Tensor) -> tuple[Tensor, list[bool]]:

@@ -23,16 +23,14 @@ import torch
 from torch import Tensor
 
 from diffkit.errors import ModelError, UsageError
-from diffkit.models.hub import Repo, load_component, load_config, quiet_libraries
 from diffkit.models.memory import default_dtype, make_plan
-from diffkit.models.weights import preferred
+from diffkit.models.options import LoadOptions
+from diffkit.models.repo import Repo
+from diffkit.models.weights import load_component, preferred, quiet_libraries
 
 LOG = logging.getLogger("diffkit.models")
 
 MAX_TOKENS = 77  # CLIP's context; T5 takes more, but DeepFloyd IF was trained with 77
-
-# The text encoder of each family that has one.
-KINDS = {"stable_diffusion": "clip", "deepfloyd": "t5"}
 
 # Files a tokenizer cannot do without; without them transformers makes up an empty vocabulary and says nothing.
 _VOCABULARY = {
@@ -234,28 +232,25 @@ class PromptEncoder:
         return out[0].to(self.dtype).cpu()
 
 
-def open_encoder(
-    repo: Repo, *, device: str = "auto", dtype: str = "auto", memory: str = "auto", variant: str | None = None,
-    allow_pickle: bool = False,
-) -> PromptEncoder:  # fmt: skip
-    """Open a repository for its prompts alone: neither its UNet nor anything else of it is fetched.
+def open_encoder(repo: Repo, kind: str, options: LoadOptions) -> PromptEncoder:
+    """Make the prompt encoder of a model alone: neither its UNet nor anything else of it is fetched.
+
+    Args:
+        repo: The model.
+        kind: What `models.text_encoder_kind` says of it.
+        options: How it is loaded.
 
     Raises:
-        UsageError: Unknown device, type or memory level, or a model that knows no prompts.
-        ModelError: Its family is unknown.
+        UsageError: Unknown memory level, or a model that knows no prompts.
     """
-    from diffkit.models import family_of
-    from diffkit.models.devices import pick_device, pick_dtype
-
-    place = pick_device(device)
-    kind = pick_dtype(dtype) if dtype != "auto" else default_dtype(place)
-    plan = make_plan(memory, place)
-    family = family_of(repo)
-    if family not in KINDS:
-        raise UsageError(f"{repo.id} is a {family} model, which knows no prompts", "Give a text-to-image model.")
+    if not kind:
+        raise UsageError(f"{repo.id} is a {repo.pipeline}, which knows no prompts", "Give a text-to-image model.")
+    device = torch.device(options.device)
+    dtype = options.dtype or default_dtype(device)
+    plan = make_plan(options.memory, device)
     return PromptEncoder(
-        repo, KINDS[family], device=place, dtype=kind, prefer=variant or preferred(kind), allow_pickle=allow_pickle,
-        eight_bit=plan.text_8bit,
+        repo, kind, device=device, dtype=dtype, prefer=options.variant or preferred(dtype),
+        allow_pickle=options.allow_pickle, eight_bit=plan.text_8bit, cache=options.cache,
     )  # fmt: skip
 
 
@@ -298,8 +293,3 @@ def _installed(module: str) -> bool:
         return find_spec(module) is not None
     except ModuleNotFoundError:
         return False
-
-
-def text_encoder_config(repo: Repo) -> dict[str, Any]:
-    """Return the text encoder's configuration, for `inspect` and `--dry-run`."""
-    return load_config(repo, "text_encoder", "config.json")

@@ -10,18 +10,21 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from diffkit.errors import DataError, UsageError
 from diffkit.models import meta as meta_file
-from diffkit.models.hub import quiet_libraries
 from diffkit.models.meta import RunMeta
 from diffkit.models.presets import padded_size, text_unet_arguments
 from diffkit.models.text_encoder import embeddings, make_encoder, tokenize, word_tokenizer
+from diffkit.models.weights import quiet_libraries
 from diffkit.recipes.schema import ModelSpec
+
+if TYPE_CHECKING:
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 _TABLE_BYTES = 1 << 29  # a frozen encoder's embeddings are kept up to this size, else made anew for every batch
 
@@ -188,7 +191,7 @@ def build_text_network(spec: ModelSpec, *, shape: tuple[int, int, int], captions
     return TextNetwork(unet, encoder, tokenizer, distinct, spec.text_encoder == "trained")
 
 
-def save_text_pipeline(folder: Path, network: TextNetwork, scheduler: Any, meta: RunMeta) -> None:
+def save_text_pipeline(folder: Path, network: TextNetwork, scheduler: SchedulerMixin, meta: RunMeta) -> None:
     """Write a pipeline in DeepFloyd IF's layout, without safety checker and watermark.
 
     Args:

@@ -9,25 +9,29 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from diffkit.errors import UsageError
-from diffkit.models.ddpm import load_scheduler
-from diffkit.models.hub import Repo, load_component, load_config
+from diffkit.models.base import BaseModel
 from diffkit.models.memory import MemoryPlan, count_parameters, default_dtype, make_plan, place
+from diffkit.models.options import LoadOptions
+from diffkit.models.repo import Repo
 from diffkit.models.safety import Safety
-from diffkit.models.text import EmbeddingCache, PromptEncoder
-from diffkit.models.weights import find_weights, preferred
-from diffkit.types import Cond, Prediction
+from diffkit.models.text import PromptEncoder
+from diffkit.models.weights import find_weights, load_component, preferred
+from diffkit.types import Cond, ModelInfo, Prediction
 
 LOG = logging.getLogger("diffkit.models")
 
+_KEPT = 64  # embeddings on the device; of T5's largest these are 40 MB
 
-class TextModel:
+
+class TextModel(BaseModel):
     """A text-conditioned denoiser with its scheduler, codec and prompt encoder (the `Model` protocol).
 
     Nothing large is loaded before it is used: the text encoder only for prompts that the cache lacks, and it is gone
@@ -35,72 +39,40 @@ class TextModel:
 
     Args:
         repo: Where from.
-        kind: The text encoder: "clip" or "t5".
-        device: Where to run.
-        dtype: Type of the weights, half precision on CUDA and fp32 elsewhere when left out; the sample stays fp32.
-        variant: Weight variant.
-        allow_pickle: Also read `.bin`.
-        memory: auto, low or lowest.
-        safety: auto, on or off.
-        compile: Compile the UNet.
-        prompts: A prompt encoder to share (stage II with stage I's).
-        cache: Where embeddings are kept.
+        info: What it is.
+        options: How it is loaded; without a type, half precision on CUDA and fp32 elsewhere. The sample stays fp32.
 
     Raises:
-        UsageError: Unknown memory level or safety mode.
+        UsageError: Unknown memory level or safety mode, or an option that it does not have.
         ModelError: Something needed is missing; found out before anything large is loaded.
     """
 
-    family = ""
-
-    def __init__(
-        self,
-        repo: Repo,
-        kind: str,
-        *,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype | None = None,
-        variant: str | None = None,
-        allow_pickle: bool = False,
-        memory: str = "auto",
-        safety: str = "auto",
-        compile: bool = False,
-        prompts: PromptEncoder | None = None,
-        cache: EmbeddingCache | None = None,
-    ) -> None:
-        self.repo, self.id, self.revision = repo, repo.id, repo.revision
-        self.device = torch.device(device)
-        self.dtype = dtype or default_dtype(self.device)
+    def __init__(self, repo: Repo, info: ModelInfo, options: LoadOptions) -> None:
+        if options.raw:
+            raise UsageError("`raw` goes with runs that draw freely or by class, not by prompt", "Leave it out.")
+        self.repo, self.info, self._options = repo, info, options
+        self.device = torch.device(options.device)
+        self.dtype = options.dtype or default_dtype(self.device)
         # Of the UNet the variant has to be there; of the other parts it is taken where it is.
-        self._variant, self._allow_pickle = variant, allow_pickle
-        self._prefer = variant or preferred(self.dtype)
-        self.config: Mapping[str, Any] = load_config(repo, "unet", "config.json")
-        self.memory = self._plan(memory)
-        self.safety = Safety(repo, safety, self.device, self._prefer)
-        self.scheduler = load_scheduler(repo)
-        self.prompts = prompts or PromptEncoder(
-            repo, kind, device=self.device, dtype=self.dtype, eight_bit=self.memory.text_8bit, cache=cache,
-            prefer=self._prefer, allow_pickle=allow_pickle,
+        self._prefer = options.variant or preferred(self.dtype)
+        self.memory = self._plan(options.memory)
+        self.row_limit = self.memory.max_batch
+        self.safety = Safety(repo, options.safety, self.device, self._prefer, own=bool(info.record))
+        self.prompts = self._encoder = options.prompts or PromptEncoder(
+            repo, info.text_encoder, device=self.device, dtype=self.dtype, eight_bit=self.memory.text_8bit,
+            cache=options.cache, prefer=self._prefer, allow_pickle=options.allow_pickle,
         )  # fmt: skip
-        self._compile = compile
         self._parts: dict[str, Any] = {}  # shared by the copies that `at` makes
+        self._rows: dict[str, Tensor] = {}  # embeddings of prompts that were asked for before
         find_weights(
-            repo, "unet", "diffusion_pytorch_model", variant=variant, prefer=self._prefer,
-            allow_pickle=allow_pickle,
+            repo, info.network.folder, "diffusion_pytorch_model", variant=options.variant, prefer=self._prefer,
+            allow_pickle=options.allow_pickle,
         )  # fmt: skip
-        size = self.config.get("sample_size") or 64
-        height, width = (size, size) if isinstance(size, int) else size
-        self.shape: tuple[int, int, int] = (self.sample_channels, height, width)
 
     @property
-    def sample_channels(self) -> int:
-        """Channels of the sample: those of the prediction, without a learned variance."""
-        return int(self.config["out_channels"])
-
-    @property
-    def extra_channels(self) -> int:
-        """Input channels beyond the sample: a mask, an image."""
-        return int(self.config["in_channels"]) - self.sample_channels
+    def options(self) -> LoadOptions:
+        """How it was loaded."""
+        return self._options
 
     @property
     def unet(self) -> Any:
@@ -110,31 +82,26 @@ class TextModel:
             from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
             unet = load_component(
-                self.repo, UNet2DConditionModel, "unet", variant=self._variant, dtype=self.dtype,
-                allow_pickle=self._allow_pickle,
+                self.repo, UNet2DConditionModel, self.info.network.folder, variant=self._options.variant,
+                dtype=self.dtype, allow_pickle=self._options.allow_pickle,
             )  # fmt: skip
             unet.requires_grad_(False)
             if self.device.type == "cuda":
                 unet.to(memory_format=torch.channels_last)
             unet = place(unet, self.device, self.memory)
-            return torch.compile(unet) if self._compile else unet
+            return torch.compile(unet) if self._options.compile else unet
 
         return self._part("unet", make)
 
-    def at(self, height: int, width: int) -> Any:
-        """Return this model for samples of another size, sharing all weights.
+    @property
+    def parameters(self) -> int:
+        """Number of the UNet's parameters, without loading it."""
+        return count_parameters(self.info.network)
 
-        Args:
-            height: Of the sample: pixels, or latents.
-            width: Likewise.
-        """
-        other = copy.copy(self)
-        other.shape = (self.shape[0], height, width)
-        return other
-
-    def noise(self, generators: Sequence[torch.Generator]) -> Tensor:
-        """Draw N(0, I), (len(generators), C, H, W) fp32 on the model's device, one image per generator."""
-        return self._noise(generators, self.shape)
+    @property
+    def encode_seconds(self) -> float:
+        """Time spent on encoding prompts, the text encoder's loading included."""
+        return self._encoder.seconds
 
     def encode(self, prompts: Sequence[str | None]) -> Cond:
         """Turn prompts into a condition with one row each; None or "" is the empty prompt.
@@ -142,21 +109,20 @@ class TextModel:
         Raises:
             ModelError: A prompt is not in the cache, and the text encoder is missing or broken.
         """
-        return Cond({"encoder_hidden_states": self.prompts.encode([p or "" for p in prompts])})
+        wanted = [p or "" for p in prompts]
+        missing = [p for p in dict.fromkeys(wanted) if p not in self._rows]
+        found = dict(zip(missing, self._encoder.encode(missing), strict=True)) if missing else {}
+        embeddings = torch.stack([found[p] if p in found else self._rows[p] for p in wanted])
+        self._rows |= dict(list(found.items())[: max(0, _KEPT - len(self._rows))])
+        return Cond({"encoder_hidden_states": embeddings})
 
-    def uncond(self, batch: int, prompt: str = "") -> Cond:
-        """Return the empty (or a negative) prompt for `batch` rows, what guidance needs."""
-        return self.encode([prompt]).expand(batch)
+    def uncond(self, batch: int) -> Cond:
+        """Return the empty prompt for `batch` rows, what guidance needs."""
+        return self.encode([""]).expand(batch)
 
     def screen(self, images: Tensor) -> tuple[Tensor, list[bool]]:
         """Let the safety checker judge pictures (B, 3, H, W) in [-1, 1]; see `Safety.screen`."""
         return self.safety.screen(images)
-
-    def parameters_of_unet(self) -> int:
-        """Count the UNet's parameters without loading it."""
-        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-
-        return count_parameters(UNet2DConditionModel, self.config)
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Prediction:
         """Predict from x (B, C, H, W), already scaled as the scheduler asks, at t (shape () or (B,)).
@@ -166,13 +132,14 @@ class TextModel:
         """
         tensors = cond.tensors
         if "encoder_hidden_states" not in tensors:
-            raise UsageError(f"{self.id} needs a prompt", "Give --prompt; an empty one is fine.")
+            raise UsageError(f"{self.info.id} needs a prompt", "Give `prompt`; an empty one is fine.")
         extra = tensors.get("channels")
-        if (0 if extra is None else extra.shape[1]) != self.extra_channels:
+        wanted = int(self.info.network.config["in_channels"]) - self.info.sample[0]
+        if (0 if extra is None else extra.shape[1]) != wanted:
             raise UsageError(
-                f"the UNet of {self.id} takes {self.extra_channels} channels beside the sample,"
+                f"the UNet of {self.info.id} takes {wanted} channels beside the sample,"
                 f" got {0 if extra is None else extra.shape[1]}",
-                "It is an inpainting or upscaling model: give it its image." if self.extra_channels else "",
+                "It is an inpainting or upscaling model: give it its image." if wanted else "",
             )
         sample = x if extra is None else torch.cat([x, extra.to(x)], dim=1)
         out = self.unet(
@@ -186,6 +153,14 @@ class TextModel:
             return Prediction(*out.chunk(2, dim=1))
         return Prediction(out)
 
+    def _resized(self, height: int, width: int) -> Self:
+        other = copy.copy(self)
+        factor = self.info.factor
+        other.info = replace(
+            self.info, sample=(self.info.sample[0], height, width), size=(height * factor, width * factor)
+        )
+        return other
+
     def _noise(self, generators: Sequence[torch.Generator], shape: tuple[int, ...]) -> Tensor:
         drawn = [torch.randn(1, *shape, generator=g, device=g.device) for g in generators]
         return torch.cat(drawn).to(self.device)
@@ -198,7 +173,7 @@ class TextModel:
     def _plan(self, level: str) -> MemoryPlan:
         weights = 0
         if level == "auto" and self.device.type == "cuda":
-            weights = self.parameters_of_unet() * torch.empty((), dtype=self.dtype).element_size()
+            weights = self.parameters * torch.empty((), dtype=self.dtype).element_size()
         plan = make_plan(level, self.device, weights)
         if plan.level != "none":
             LOG.info("%s", plan.describe())
@@ -212,5 +187,5 @@ def noise_levels(level: int, batch: int, device: torch.device, limit: int) -> Te
         UsageError: Outside 0..limit-1.
     """
     if not 0 <= level < limit:
-        raise UsageError(f"--noise-level {level} is outside 0..{limit - 1}")
+        raise UsageError(f"`noise_level` {level} is outside 0..{limit - 1}")
     return torch.full((batch,), level, dtype=torch.long, device=device)

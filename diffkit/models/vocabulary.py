@@ -1,4 +1,4 @@
-"""The words that a model's tokenizer knows, and the small model that ships inside the package.
+"""The words that a model's tokenizer knows.
 
 Read from files alone: neither transformers nor torch is imported to find out whether a prompt is understood.
 """
@@ -6,36 +6,31 @@ Read from files alone: neither transformers nor torch is imported to find out wh
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-from diffkit.models.hub import Repo
+from diffkit.models.bundled import BUNDLED, bundled
+from diffkit.models.repo import Repo
 
-BUNDLED = "tiny"
 _BEGINNING = "\u2581"  # sentencepiece's mark of a word's beginning
-_FOLDER = Path(__file__).resolve().parent.parent / "assets" / BUNDLED
 
 
-def bundled() -> Path | None:
-    """Return the folder of the model that ships inside the package, or None where the package holds none."""
-    return _FOLDER if (_FOLDER / "model_index.json").is_file() else None
-
-
-def unknown_words(prompt: str, repo: Repo | None = None) -> list[str]:
+def unknown_words(prompt: str, vocabulary: Sequence[str] | None) -> list[str]:
     """Return the words of a prompt that a model does not know, in their order.
 
     Words are what stands between spaces, as its tokenizer cuts them: "red-heart" is none though both halves are words.
-    Marks behind a word say nothing.
+    Punctuation behind a word is left out of account.
 
     Args:
         prompt: What it is to draw.
-        repo: The model, one that diffkit trained on captions: of any other nothing can be said, and none are returned.
-            The one inside the package when left out; without it all words are unknown.
+        vocabulary: Its tokens, as `tokens_of` or `bundled_tokens` return them; None where nothing is known of them: no
+            word is unknown then.
     """
-    known = _bundled_tokens() if repo is None else _own_tokens(repo)
-    return [] if known is None else [word for text in prompt.lower().split() if (word := _strange(text, known))]
+    if vocabulary is None:
+        return []
+    known = _marked(tuple(vocabulary))
+    return [word for text in prompt.lower().split() if (word := _strange(text, known))]
 
 
 def _strange(text: str, known: frozenset[str]) -> str:
@@ -46,23 +41,34 @@ def _strange(text: str, known: frozenset[str]) -> str:
     return "" if _BEGINNING + first in known and all(part in known for part in more) else text
 
 
-def _own_tokens(repo: Repo) -> frozenset[str] | None:
-    return _tokens(repo) if (repo.json("diffkit.json") or {}).get("conditioning") == "text" else None
+def tokens_of(repo: Repo, record: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return the tokens of a model of captions that diffkit trained; of any other nothing can be said.
+
+    Args:
+        repo: The model's repository.
+        record: What diffkit wrote of it, `diffkit.json`.
+    """
+    entries = _entries(repo) if record.get("conditioning") == "text" else None
+    return None if entries is None else tuple(entries)
 
 
 @lru_cache(maxsize=1)
-def _bundled_tokens() -> frozenset[str]:
+def bundled_tokens() -> tuple[str, ...]:
+    """Return the tokens of the model inside the package; none where the package holds no model."""
     folder = bundled()
-    return (_tokens(Repo(BUNDLED, None, folder)) if folder else None) or frozenset()
+    return tuple(_entries(Repo(BUNDLED, None, folder)) or ()) if folder else ()
 
 
-def _tokens(repo: Repo) -> frozenset[str] | None:
+@lru_cache(maxsize=8)
+def _marked(tokens: tuple[str, ...]) -> frozenset[str]:
     """Tokens in small letters, those that begin a word with their mark; all do, where none is marked."""
-    entries = _entries(repo)
-    if entries is None:
-        return None
-    marked = any(entry.startswith(_BEGINNING) for entry in entries)
-    return frozenset((entry if marked else _BEGINNING + entry).lower() for entry in entries)
+    marked = any(token.startswith(_BEGINNING) for token in tokens)
+    return frozenset((token if marked else _BEGINNING + token).lower() for token in tokens)
+
+
+def words_of(tokens: Sequence[str]) -> list[str]:
+    """Return the words among tokens, sorted: without the marks of a word's beginning and end."""
+    return sorted(_words(tokens))
 
 
 def vocabulary(repo: Repo) -> list[str] | None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from diffkit.models.hub import Repo
+    from diffkit.models.repo import Repo
 
 LOG = logging.getLogger("diffkit.models")
 
@@ -35,16 +35,16 @@ _OLD_UNETS = ("UNet2DModel", "UNetUnconditionalModel", None)
 
 
 def load_config(repo: Repo, subfolder: str, name: str) -> dict[str, Any]:
-    """Return `SUBFOLDER/NAME`, or `NAME` at the root of a flat repository.
+    """Return `SUBFOLDER/NAME`, or `NAME` at the root where the sub-folder is "".
 
     Raises:
-        ModelError: Neither exists, or it is not a JSON object.
+        ModelError: It does not exist, or is not a JSON object.
     """
-    for candidate in (f"{subfolder}/{name}", name) if subfolder else (name,):
-        config = repo.json(candidate)
-        if config is not None:
-            return config
-    raise repo.missing(f"{subfolder}/{name}" if subfolder else name)
+    path = f"{subfolder}/{name}" if subfolder else name
+    config = repo.json(path)
+    if config is None:
+        raise repo.missing(path)
+    return config
 
 
 def load_component(
@@ -182,7 +182,7 @@ def find_weights(
         if variant not in found:
             kinds = ", ".join(v or "plain" for v in order) or "none"
             raise ModelError(
-                f"{repo.id}: {prefix or 'the root'} has no variant {variant!r} (there: {kinds})", "Leave --variant out."
+                f"{repo.id}: {prefix or 'the root'} has no variant {variant!r} (there: {kinds})", "Leave `variant` out."
             )
         order = [variant]
     if order:
@@ -193,7 +193,7 @@ def find_weights(
     if not allow_pickle:
         raise ModelError(
             f"{repo.id}: {prefix or 'the root '}has only pickled weights ({_first(bins)}), which are refused",
-            "Convert them to safetensors, or pass --allow-pickle: torch's restricted unpickler then reads the tensors.",
+            "Convert them to safetensors, or pass `allow_pickle`: torch's restricted unpickler then reads the tensors.",
         )
     chosen = "" if "" in bins else min(bins)
     return Weights(_fetched(repo, prefix, bins[chosen]), chosen or None, pickled=True)

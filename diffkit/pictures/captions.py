@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 from diffkit.errors import UsageError
-from diffkit.pictures.files import font
+from diffkit.pictures.grids import font
 from diffkit.pictures.images import resize
 
 SIDE = 384
@@ -114,7 +114,9 @@ def below(image: Image.Image, strip: Image.Image) -> Image.Image:
     return frame
 
 
-def strip(images: Sequence[Image.Image], captions: Sequence[str], *, side: int = SIDE, gap: int = 12) -> Image.Image:
+def side_by_side(
+    images: Sequence[Image.Image], captions: Sequence[str], *, side: int = SIDE, gap: int = 12
+) -> Image.Image:
     """Return pictures side by side, each with its caption under it.
 
     Args:
@@ -127,7 +129,9 @@ def strip(images: Sequence[Image.Image], captions: Sequence[str], *, side: int =
         UsageError: No pictures, or not one caption for each.
     """
     if not images or len(images) != len(captions):
-        raise UsageError(f"a strip of {len(images)} pictures has {len(captions)} captions")
+        raise UsageError(
+            f"side_by_side() needs pictures and one caption for each, got {len(images)} and {len(captions)}"
+        )
     large = [enlarge(image, side) for image in images]
     label = Label(captions, large[0].width)
     cells = [label.under(image, {k: 1.0}) for k, image in enumerate(large)]

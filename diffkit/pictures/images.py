@@ -1,8 +1,8 @@
-"""The way from a user's image file to a tensor and back: safe opening, tones, square cuts, [-1, 1].
+"""Images of users: opened safely, their tones, the right way up, cut and resampled.
 
 Every image of a user, in a dataset or on the command line, enters through `open_image`, which allows no format that
-can run code, checks the size before decoding, and returns 8-bit grey or RGB the right way up. Grids, GIFs and PNG
-metadata are in `pictures.py`; nothing here knows of datasets or models.
+can run code, checks the size before decoding, and returns 8-bit grey or RGB the right way up. Tensors are in
+`tensors.py`, masks in `masks.py`; nothing here knows of datasets or models.
 """
 
 from __future__ import annotations
@@ -11,29 +11,32 @@ import functools
 import logging
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
-import torch
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from diffkit.errors import DataError, UsageError
+from diffkit.pictures.modes import eight_bits
 
 LOG = logging.getLogger("diffkit.pictures.images")
+
+Made = TypeVar("Made")
 
 MAX_PIXELS = 80_000_000  # a 50-megapixel photograph passes; what Pillow only warns about does not
 MAX_BYTES = 512 * 2**20
 MIN_SIDE = 4
+LUMA = (0.299, 0.587, 0.114)  # what red, green and blue are to the brightness: ITU-R 601, as Pillow has it
 MAX_ASPECT = 8  # of what `shorter_side` keeps
 
 # Only raster formats whose decoders are part of Pillow: EPS, for one, would start another program.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "TGA", "ICO", "JPEG2000")
 EXTENSIONS = (
-    ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".avif", ".tga", ".jp2",
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm",
+    ".pbm", ".pnm", ".avif", ".tga", ".jp2",
 )  # fmt: skip
 
 # The check of `_header` is stricter than the one Pillow warns of and ends in an error; damaged metadata says nothing
@@ -81,6 +84,26 @@ def open_image(
         UsageError: `background` is no colour.
     """
     fill = parse_color(background) if isinstance(background, str) else background
+    return decoded(source, lambda image: eight_bits(image, fill), name=name, draft=draft, notices=notices)
+
+
+def decoded(
+    source: str | os.PathLike[str] | IO[bytes] | bytes,
+    convert: Callable[[Image.Image], Made],
+    *,
+    name: str | None = None,
+    draft: int | None = None,
+    notices: bool = True,
+) -> Made:
+    """Open a user's image, the right way up, and convert it from whatever mode its file has; else as `open_image`.
+
+    Args:
+        source: A path, an open binary file, or the encoded bytes.
+        convert: Makes the result of the image in its own mode; errors that it raises are errors of the file.
+        name: As of `open_image`.
+        draft: As of `open_image`.
+        notices: As of `open_image`.
+    """
     label = name or (str(source) if isinstance(source, (str, os.PathLike)) else "image")
     with _header(source, label) as image:
         try:
@@ -89,7 +112,7 @@ def open_image(
             frames = getattr(image, "n_frames", 1)
             image.load()
             _turn_upright(image)
-            result = _eight_bits(image, fill)
+            result = convert(image)
         except DataError as error:
             raise DataError(f"{label}: {error.message}", error.hint) from None
         except MemoryError:
@@ -180,42 +203,6 @@ def _turn_upright(image: Image.Image) -> None:
         LOG.debug("EXIF ignored: %s", _reason(error))
 
 
-def _eight_bits(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    """Any mode to "L" or "RGB"."""
-    if image.mode.startswith("I") or image.mode == "F":
-        return _scaled(image)
-    transparent = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
-    if transparent:
-        grey = image.mode in ("L", "LA", "La") and len(set(background)) == 1
-        layer = image.convert("RGBA")
-        flat = Image.new("RGBA", layer.size, (*background, 255))
-        flat.alpha_composite(layer)
-        return flat.convert("RGB").getchannel(0) if grey else flat.convert("RGB")
-    if image.mode in ("L", "RGB"):
-        return image.copy()
-    return image.convert("L" if image.mode == "1" else "RGB")
-
-
-def _scaled(image: Image.Image) -> Image.Image:
-    """Integers of more than eight bits, or floats, to "L": `convert` would clip them to white.
-
-    "I;16" is 16 bits by its name. The 32-bit modes do not say their range, so it is the least of 8, 16 and 32 bits
-    (for floats also 0..1) that holds the largest value.
-    """
-    values = np.asarray(image).astype(np.float64)
-    if not np.isfinite(values).all():
-        raise DataError("holds NaN or infinite values", "Clean the image first.")
-    top = float(values.max())
-    if image.mode.startswith("I;16"):
-        full = 65535.0
-    elif image.mode == "F" and top <= 1.0:
-        full = 1.0
-    else:
-        full = next(limit for limit in (255.0, 65535.0, 2.0**31 - 1, np.inf) if top <= limit)
-        full = top if np.isinf(full) else full
-    return Image.fromarray(np.clip(np.rint(values * (255.0 / full)), 0, 255).astype(np.uint8))
-
-
 def cut_square(image: Image.Image, size: int) -> Image.Image:
     """Cut the largest centred square out of an image and resample it to size x size."""
     return cut(image, size, size)
@@ -273,39 +260,3 @@ def to_array(image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Image ("L" or "RGB") -> uint8 (C, H, W), contiguous, a copy."""
     pixels = np.asarray(image, dtype=np.uint8)
     return np.array(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), order="C")
-
-
-def to_float(pixels: Tensor) -> Tensor:
-    """uint8 0..255 of any shape -> float32 in [-1, 1] on the same device, with the same bits on every device.
-
-    2p - 255 is exact and the factor is one float32 product, so no fused or reciprocal arithmetic can differ; black
-    is -1, white is 1, and p and 255 - p are opposite numbers.
-    """
-    return pixels.to(torch.float32).mul_(2.0).sub_(255.0).mul_(1.0 / 255.0)
-
-
-def to_uint8(x: Tensor) -> Tensor:
-    """Float in [-1, 1], any shape -> uint8, rounded and clipped; undoes `to_float` exactly."""
-    return x.detach().float().add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-def to_tensor(images: Image.Image | Sequence[Image.Image], channels: int | None = None) -> Tensor:
-    """One image or several of the same size -> (B, C, H, W) float32 in [-1, 1]; C is 1 for "L" and 3 for "RGB".
-
-    Args:
-        images: Images as `open_image` returns them.
-        channels: 1 or 3 to convert to; left out: 1 if all images are "L", else 3.
-    """
-    several = [images] if isinstance(images, Image.Image) else list(images)
-    channels = channels or (1 if all(image.mode == "L" for image in several) else 3)
-    return to_float(torch.stack([torch.from_numpy(to_array(with_channels(image, channels))) for image in several]))
-
-
-def from_tensor(x: Tensor) -> list[Image.Image]:
-    """(B, C, H, W) or (C, H, W) in [-1, 1], C of 1 or 3 -> images, "L" or "RGB"; values outside are clipped."""
-    if x.ndim == 3:
-        x = x[None]
-    if x.ndim != 4 or x.shape[1] not in (1, 3):
-        raise ValueError(f"images have 1 or 3 channels, (B, C, H, W); got shape {tuple(x.shape)}")
-    pixels = to_uint8(x).cpu().numpy()
-    return [Image.fromarray(p[0] if p.shape[0] == 1 else np.ascontiguousarray(p.transpose(1, 2, 0))) for p in pixels]

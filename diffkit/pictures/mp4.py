@@ -1,4 +1,4 @@
-"""Films in a format that every player knows, by the extra `video`. Frames are made in `animate.py`."""
+"""Animations as MP4 files, by the extra `video`. GIF files are in `animation.py`; the frames are made elsewhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diffkit.errors import UsageError
 
 
 def write_mp4(path: Path, frames: Sequence[Image.Image], *, milliseconds: int = 50) -> None:
-    """Write a film that every player knows (H.264, 4:2:0).
+    """Write an animation as H.264 with 4:2:0 colours, which every player can show.
 
     Args:
         path: The file, replaced whole or not at all.
@@ -26,7 +26,7 @@ def write_mp4(path: Path, frames: Sequence[Image.Image], *, milliseconds: int = 
     """
     need_mp4()
     if not frames:
-        raise UsageError("a film of no frames")
+        raise UsageError("write_mp4() needs at least one frame")
     from imageio.v2 import get_writer
 
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")

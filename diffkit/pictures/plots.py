@@ -29,11 +29,11 @@ def loss_curve(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) 
     if steps:
         axes.plot(steps, losses, color="tab:blue", alpha=0.3, linewidth=0.8)
         axes.plot(steps, smooth(losses, max(1, round(len(losses) * _SMOOTH))), color="tab:blue", label="loss")
-    held_steps, held = _column(rows, "validation_loss")
-    if held_steps:
-        axes.plot(held_steps, held, color="tab:orange", marker=".", label="validation loss")
-    positive = [value for value in losses + held if value > 0]
-    if positive and len(positive) == len(losses) + len(held):
+    validation_steps, validation = _column(rows, "validation_loss")
+    if validation_steps:
+        axes.plot(validation_steps, validation, color="tab:orange", marker=".", label="validation loss")
+    positive = [value for value in losses + validation if value > 0]
+    if positive and len(positive) == len(losses) + len(validation):
         axes.set_yscale("log")
     axes.set_xlabel("update")
     axes.set_ylabel("loss")

@@ -48,12 +48,15 @@ class _Layers:
     data: dict[str, Any] = field(default_factory=dict)
     origin: dict[Path_, str] = field(default_factory=dict)
     layer: dict[Path_, int] = field(default_factory=dict)
+    shipped: bool = False  # the recipe file is one that comes with diffkit
 
     def put(self, path: Path_, value: Any, origin: str, layer: int) -> None:
         if isinstance(value, Mapping) and value and _is_section(path):
             for key, item in value.items():
                 self.put((*path, key), item, origin, layer)
             return
+        if path == ("model", "pretrained") and layer > _FILE and self.shipped:
+            self._another_source(value)
         target = self.data
         for i, key in enumerate(path[:-1]):
             below = target.setdefault(key, {})
@@ -71,6 +74,12 @@ class _Layers:
             for name in ("preset", "class_conditioning"):
                 if self.layer.get(("model", name), layer) < layer:
                     target.pop(name, None)
+
+    def _another_source(self, value: Any) -> None:
+        """Forget a recipe's size, which suits the network that it starts from itself."""
+        size = ("dataset", "resolution")
+        if self.layer.get(size) == _FILE and value not in (None, self.data.get("model", {}).get("pretrained")):
+            del self.data[size[0]][size[1]], self.layer[size]
 
 
 _FILE, _ENVIRONMENT, _FLAG = range(3)
@@ -112,6 +121,9 @@ def load_recipe(
 ) -> Recipe:
     """Read a recipe and lay the environment and the flags over it.
 
+    Where another network to start from is named than that of a recipe that comes with diffkit, the recipe's
+    `dataset.resolution` does not count: it is left out, and training takes the size of that network.
+
     Args:
         name_or_path: A name of `recipe_names()`, a YAML file, or None for the default recipe.
         sets: `dotted.path=value` strings, the value a YAML scalar or list; they win over everything.
@@ -123,7 +135,7 @@ def load_recipe(
     """
     path = find_recipe(DEFAULT if name_or_path is None else name_or_path)
     document = strict_yaml.read(path)
-    layers = _Layers({"name": path.stem})
+    layers = _Layers({"name": path.stem}, shipped=path.parent == recipe_folder())
     for key, value, line in _leaves(document):
         layers.put(key, value, f"{document.source}:{line}", _FILE)
     for name, text in sorted((os.environ if environ is None else environ).items()):

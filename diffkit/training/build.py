@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from diffkit.engine.schedules import make_noise_scheduler
 from diffkit.errors import UsageError
 from diffkit.models.attention import set_attention
-from diffkit.models.ddpm import DDPMNetwork, PixelCodec, build_network
+from diffkit.models.ddpm import PixelCodec
 from diffkit.models.meta import RunMeta
+from diffkit.models.network import DDPMNetwork, build_network
 from diffkit.models.text_network import TextNetwork, build_text_network
 from diffkit.recipes.schema import Recipe
 from diffkit.training import fast, rng
 from diffkit.training.ema import EMA
+from diffkit.training.finetune import load_pretrained
 from diffkit.training.loop import TrainState
 from diffkit.training.optim import Plateau, make_optimizer
+
+if TYPE_CHECKING:
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 Network = DDPMNetwork | TextNetwork
 
 
-def network(recipe: Recipe, dataset: Any, shape: tuple[int, int, int]) -> tuple[Network, Any, RunMeta]:
+def network(recipe: Recipe, dataset: Any, shape: tuple[int, int, int]) -> tuple[Network, SchedulerMixin, RunMeta]:
     """Build the network, new or from pretrained weights, with the scheduler and the record that are saved beside it.
 
     The initial weights are a function of the recipe's seed alone.
@@ -35,9 +40,8 @@ def network(recipe: Recipe, dataset: Any, shape: tuple[int, int, int]) -> tuple[
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.derive_seed(recipe.training.seed, "weights"))
         if recipe.model.pretrained:
-            from diffkit.training.finetune import load_pretrained
-
             net: Network
+            scheduler: SchedulerMixin
             net, scheduler, prediction = load_pretrained(recipe, shape, len(names))
         else:
             net = new_network(recipe, shape, len(names), captions_of(recipe, dataset))
@@ -99,7 +103,7 @@ def check_data(recipe: Recipe, dataset: Any) -> None:
         raise UsageError(
             f"model.text is {recipe.model.text!r}, but the dataset {recipe.dataset.name} has no captions",
             "Name the column with dataset.caption_column, or put a metadata.jsonl with file_name and caption into the "
-            "folder.",
+            "folder, or a .txt beside each image.",
         )
     if dataset.channels != 3:
         raise UsageError(

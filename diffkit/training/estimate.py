@@ -40,17 +40,18 @@ def _like_source(recipe: Recipe) -> Recipe:
     """Return a recipe whose network has the shape of the one that it starts from."""
     if not recipe.model.pretrained:
         return recipe
-    from diffkit.models.hub import open_repo
+    from diffkit.models import open_repo
     from diffkit.models.presets import source_overrides
-    from diffkit.training.finetune import source_config
+    from diffkit.training.finetune import at_source_size, open_source
 
     try:
-        repo = open_repo(recipe.model.pretrained, revision=recipe.model.revision)
+        open_repo(recipe.model.pretrained, revision=recipe.model.revision)
     except ModelError as error:
         LOG.warning("the source cannot be looked at (%s); its size is taken from the recipe", error.message)
         return recipe
-    _, config = source_config(repo)
-    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"overrides": source_overrides(config)})})
+    recipe = at_source_size(recipe)
+    overrides = source_overrides(open_source(recipe)[1].network.config)
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"overrides": overrides})})
 
 
 def _look_at(spec: DatasetSpec) -> tuple[int | None, tuple[int, int, int], int]:

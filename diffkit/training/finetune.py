@@ -8,22 +8,74 @@ classes begin as no class at all.
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from diffkit.engine.samplers import is_flow
+from diffkit.engine.schedules import make_noise_scheduler
 from diffkit.errors import ModelError, UsageError
-from diffkit.models.ddpm import DDPMNetwork
-from diffkit.models.hub import Repo, load_component, open_repo
+from diffkit.models import info, open_repo
+from diffkit.models.configuration import find_scheduler
+from diffkit.models.network import CLASS_FILE, DDPMNetwork, read_class_table
+from diffkit.models.repo import Repo
+from diffkit.models.weights import load_component
 from diffkit.recipes.schema import Recipe
+from diffkit.types import ModelInfo
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DModel
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 LOG = logging.getLogger(__name__)
 _KEPT = ("prediction", "schedule", "timesteps", "zero_terminal_snr")
-_FLOW = "FlowMatchEulerDiscreteScheduler"
 
 
-def load_pretrained(recipe: Recipe, shape: tuple[int, int, int], num_classes: int) -> tuple[DDPMNetwork, Any, str]:
+def open_source(recipe: Recipe) -> tuple[Repo, ModelInfo]:
+    """Open what a recipe starts from and say what it is, without its weights.
+
+    Raises:
+        ModelError: It cannot be read, or it is no model that can be fine-tuned.
+    """
+    repo = open_repo(str(recipe.model.pretrained), revision=recipe.model.revision)
+    known = info(repo)
+    if known.network.kind != "UNet2DModel":
+        raise ModelError(
+            f"{repo.id} is a {known.network.kind}; finetune takes UNet2DModel networks",
+            "Give a DDPM or DDIM pipeline; models of captions are trained from nothing, `diffkit train glyphs-if`.",
+        )
+    if (outputs := int(known.network.config["out_channels"])) > known.channels:
+        raise ModelError(
+            f"{repo.id} predicts its variance as well ({outputs} channels); that is not fine-tuned here",
+            "Give a model of fixed variance.",
+        )
+    return repo, known
+
+
+def at_source_size(recipe: Recipe) -> Recipe:
+    """Return a recipe with the size of the pictures that its source draws, where nobody gave another one.
+
+    Raises:
+        ModelError: See `open_source`.
+        UsageError: The source's pictures are no squares.
+    """
+    if not recipe.model.pretrained or "resolution" in recipe.dataset.model_fields_set:
+        return recipe
+    repo, known = open_source(recipe)
+    height, width = known.size
+    if height != width:
+        raise UsageError(
+            f"{repo.id} draws pictures of {width}x{height} pixels, and training takes squares",
+            "Set dataset.resolution.",
+        )
+    LOG.info("dataset.resolution is %d, the size of %s", height, repo.id)
+    return recipe.model_copy(update={"dataset": recipe.dataset.model_copy(update={"resolution": height})})
+
+
+def load_pretrained(
+    recipe: Recipe, shape: tuple[int, int, int], num_classes: int
+) -> tuple[DDPMNetwork, SchedulerMixin, str]:
     """Load the recipe's pretrained network and fit it to the data.
 
     Args:
@@ -40,15 +92,13 @@ def load_pretrained(recipe: Recipe, shape: tuple[int, int, int], num_classes: in
     """
     from diffusers.models.unets.unet_2d import UNet2DModel
 
-    spec = recipe.model
-    repo = open_repo(str(spec.pretrained), revision=spec.revision)
-    part, _ = source_config(repo)
-    meta = repo.json("diffkit.json") or {}
-    scheduler, prediction = _scheduler(repo, meta, recipe)
-    unet = load_component(repo, UNet2DModel, part, variant=spec.variant, dtype=torch.float32)
-    table = _class_table(repo)
+    spec, (repo, source) = recipe.model, open_source(recipe)
+    size = _padded(source, shape[-1])
+    scheduler, prediction = _scheduler(repo, source, recipe)
+    unet = load_component(repo, UNet2DModel, source.network.folder, variant=spec.variant, dtype=torch.float32)
+    table = _class_table(repo, source)
     keep = table is not None and tuple(table.shape) == (num_classes + 1, spec.class_embed_dim)
-    unet = _fit(unet, repo.id, shape, num_classes, recipe, keep)
+    unet = _fit(unet, source, (shape[0], size), num_classes, recipe, keep)
     embedding = None
     if spec.class_conditioning == "concat":
         embedding = nn.Embedding(num_classes + 1, spec.class_embed_dim, _weight=table if keep else None)
@@ -57,37 +107,35 @@ def load_pretrained(recipe: Recipe, shape: tuple[int, int, int], num_classes: in
     return network, scheduler, prediction
 
 
-def source_config(repo: Repo) -> tuple[str, dict[str, Any]]:
-    """Return the folder of a source's network, and that network's configuration.
+def _padded(source: ModelInfo, size: int) -> int:
+    """Return the size of the network's samples for pictures of a size: the same, unless the source padded its own.
 
     Raises:
-        ModelError: It is no UNet2DModel.
+        UsageError: The network cannot halve it often enough.
     """
-    part = repo.part("unet")
-    config = repo.json(f"{part}/config.json" if part else "config.json") or {}
-    kind = config.get("_class_name", "UNet2DModel")
-    if kind not in ("UNet2DModel", "UNetUnconditionalModel"):
-        raise ModelError(
-            f"{repo.id} is a {kind}; finetune takes UNet2DModel networks",
-            "Give a DDPM or DDIM pipeline; models of captions are trained from nothing, `diffkit train glyphs-if`.",
-        )
-    return part, config
+    unit = 2 ** (len(source.network.config["block_out_channels"]) - 1)
+    if size % unit == 0:
+        return size
+    if source.size == (size, size):
+        return source.sample[-1]
+    raise UsageError(
+        f"{source.id} halves its images {unit.bit_length() - 1} times; dataset.resolution={size} is no multiple of "
+        f"{unit}",
+        f"Use {max(unit, round(size / unit) * unit)}.",
+    )
 
 
-def _scheduler(repo: Repo, meta: dict[str, Any], recipe: Recipe) -> tuple[Any, str]:
+def _scheduler(repo: Repo, source: ModelInfo, recipe: Recipe) -> tuple[SchedulerMixin, str]:
     """The source's scheduler as the one to train with, and its objective."""
     from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
-    config = repo.json("scheduler/scheduler_config.json") or repo.json("scheduler_config.json")
-    if config is None:  # a bare UNet: the recipe says how it was trained
-        from diffkit.engine.schedules import make_noise_scheduler
-
+    own = find_scheduler(repo)
+    if own is None:  # a bare UNet: the recipe says how it was trained
         LOG.info("%s has no scheduler: taking the recipe's (%s)", repo.id, recipe.noise.schedule)
         return make_noise_scheduler(recipe.noise), recipe.noise.prediction
-    flow = config.get("_class_name") == _FLOW
-    cls = FlowMatchEulerDiscreteScheduler if flow else DDPMScheduler
-    scheduler = cls.from_config(config)
-    prediction = str(meta.get("prediction") or ("flow" if flow else scheduler.config.prediction_type))
+    flow = is_flow(own)
+    scheduler = (FlowMatchEulerDiscreteScheduler if flow else DDPMScheduler).from_config(own.config)
+    prediction = str(source.record.get("prediction") or ("flow" if flow else scheduler.config.prediction_type))
     actual = {"prediction": prediction, "timesteps": scheduler.config.num_train_timesteps}
     unused = [
         f"noise.{name}={getattr(recipe.noise, name)}"
@@ -99,30 +147,21 @@ def _scheduler(repo: Repo, meta: dict[str, Any], recipe: Recipe) -> tuple[Any, s
     return scheduler, prediction
 
 
-def _class_table(repo: Repo) -> Tensor | None:
+def _class_table(repo: Repo, source: ModelInfo) -> Tensor | None:
     """The class embedding of a source that has its classes as input channels."""
-    from safetensors.torch import load_file
-
-    path = repo.file("unet/class_embedding.safetensors") or repo.file("class_embedding.safetensors")
-    return None if path is None else next(iter(load_file(path).values()))
+    folder = source.network.folder
+    return read_class_table(repo, folder) if repo.has(f"{folder}/{CLASS_FILE}" if folder else CLASS_FILE) else None
 
 
-def _fit(unet: Any, name: str, shape: tuple[int, int, int], num_classes: int, recipe: Recipe, keep: bool) -> Any:
+def _fit(
+    unet: UNet2DModel, source: ModelInfo, wanted: tuple[int, int], num_classes: int, recipe: Recipe, keep: bool
+) -> UNet2DModel:
     """Rebuild the UNet with the new channels, size and classes, and put the old weights into it."""
     from diffusers.models.unets.unet_2d import UNet2DModel
 
-    channels, size, conditioning = shape[0], shape[-1], recipe.model.class_conditioning
-    unit = 2 ** (len(unet.config.block_out_channels) - 1)
-    if size % unit:
-        raise UsageError(
-            f"{name} halves its images {unit.bit_length() - 1} times; dataset.resolution={size} is no multiple of "
-            f"{unit}",
-            f"Use {max(unit, round(size / unit) * unit)}.",
-        )
+    (channels, size), conditioning, name = wanted, recipe.model.class_conditioning, source.id
     extra = recipe.model.class_embed_dim if conditioning == "concat" else 0
-    old_channels = unet.config.out_channels
-    if old_channels > unet.config.in_channels:
-        raise ModelError(f"{name} predicts its variance as well ({old_channels} channels); that is not fine-tuned here")
+    old_channels = source.channels
     changes = {
         "sample_size": size,
         "in_channels": channels + extra,
@@ -132,8 +171,10 @@ def _fit(unet: Any, name: str, shape: tuple[int, int, int], num_classes: int, re
     }
     if old_channels != channels:
         LOG.info("%s has %d channels, the data %d: its first and last layers are adapted", name, old_channels, channels)
-    if unet.config.sample_size != size:
-        LOG.info("%s was made for %s px; it goes on at %d px", name, unet.config.sample_size, size)
+    if source.sample[1:] != (size, size):
+        height, width = source.sample[1:]
+        made_for = str(width) if width == height else f"{width}x{height}"
+        LOG.info("%s was made for %s px; it goes on at %d px", name, made_for, size)
     fitted = UNet2DModel.from_config({**unet.config, **changes})
     weights = dict(unet.state_dict())
     weights["conv_in.weight"] = fit_input(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from torch import Tensor
 from diffkit.recipes.schema import NoiseSpec, parse_timestep_bias
 from diffkit.registry import Registry
 from diffkit.training.bound import Bound
+
+if TYPE_CHECKING:
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 Network = Callable[..., Tensor]
 
@@ -80,7 +83,7 @@ class _Diffusion:
 
     name: ClassVar[str] = ""
 
-    def __init__(self, noise: NoiseSpec, scheduler: Any, device: torch.device | str) -> None:
+    def __init__(self, noise: NoiseSpec, scheduler: SchedulerMixin, device: torch.device | str) -> None:
         self.abar = scheduler.alphas_cumprod.to(device=device, dtype=torch.float32)
         self.bound = Bound(scheduler.betas, device) if noise.variance == "learned" else None
         self.vlb_weight = len(self.abar) / 1000 if noise.vlb_weight is None else noise.vlb_weight
@@ -168,7 +171,7 @@ class _Levels:
 
     name: ClassVar[str] = ""
 
-    def __init__(self, noise: NoiseSpec, scheduler: Any, device: torch.device | str) -> None:
+    def __init__(self, noise: NoiseSpec, scheduler: SchedulerMixin, device: torch.device | str) -> None:
         self.timesteps = noise.timesteps
         self.sigma = noise.sigma
 
@@ -208,7 +211,7 @@ class OneStep(_Levels):
         return _per_image(network(x0 + self.sigma * draw.noise, time, labels).float() - x0)
 
 
-def make_objective(noise: NoiseSpec, scheduler: Any, device: torch.device | str) -> Objective:
+def make_objective(noise: NoiseSpec, scheduler: SchedulerMixin, device: torch.device | str) -> Objective:
     """Build the objective that a recipe names.
 
     Args:

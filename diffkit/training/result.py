@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from diffkit.models.ddpm import DDPM, save_network, save_pipeline
+from diffkit.models.ddpm import DDPM
 from diffkit.models.meta import RunMeta
+from diffkit.models.network import save_network, save_pipeline
 from diffkit.models.text_encoder import vocabulary
 from diffkit.models.text_network import TextNetwork, save_text_pipeline
 from diffkit.recipes import reading as recipes
@@ -19,9 +20,12 @@ from diffkit.training import rng
 from diffkit.training.build import Network
 from diffkit.training.ema import EMA
 
+if TYPE_CHECKING:
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
 
 def previews(
-    network: Network, scheduler: Any, meta: RunMeta, recipe: Recipe, loader: Any, ema: EMA | None
+    network: Network, scheduler: SchedulerMixin, meta: RunMeta, recipe: Recipe, loader: Any, ema: EMA | None
 ) -> dict[str, Any]:
     """Draw the preview grids, from the same noise every time.
 
@@ -45,7 +49,7 @@ def _drawn(model: DDPM, recipe: Recipe, loader: Any) -> Any:
     from diffkit.engine.guidance import cfg
     from diffkit.engine.samplers import default_sampler, is_flow, make_sampler
     from diffkit.engine.sampling import denoise, generators, pure_noise, set_grid
-    from diffkit.pictures.files import grid
+    from diffkit.pictures.grids import grid
 
     spec = recipe.training
     count = spec.preview_images
@@ -56,7 +60,7 @@ def _drawn(model: DDPM, recipe: Recipe, loader: Any) -> Any:
     steps = min(spec.preview_steps, model.scheduler.config.num_train_timesteps)
     net: Any = model
     cond = model.encode([None] * count)
-    if model.num_classes:
+    if model.info.classes:
         cond = model.encode(_spread(model.network, count, loader))
         net = cfg(model, model.uncond(count), spec.preview_guidance)
     set_grid(sampler, steps)
@@ -66,23 +70,24 @@ def _drawn(model: DDPM, recipe: Recipe, loader: Any) -> Any:
     return grid(model.codec.decode(x))
 
 
-def _spread(network: Network, count: int, loader: Any) -> list[int]:
+def _spread(network: Network, count: int, loader: Any) -> list[str | None]:
     """The labels of a preview: the classes in turn, or captions of images spread evenly over the dataset."""
     if not isinstance(network, TextNetwork):
-        return [k % network.num_classes for k in range(count)]
+        return [str(k % network.num_classes) for k in range(count)]
     source, length = loader.dataset.source, loader.dataset.length
     places = [k * length // count for k in range(count)]
-    return [network.label(source.caption(place)) for place in places]
+    labels = [network.label(source.caption(place)) for place in places]
+    return [None if label == network.null_class else str(label) for label in labels]
 
 
 def _denoised(model: DDPM, recipe: Recipe, loader: Any) -> Any:
-    from diffkit.pictures.files import grid
+    from diffkit.pictures.grids import grid
 
     batch = next(iter(loader.validation())) if recipe.dataset.validation else next(loader.stream(0))
     clean = model.codec.encode(batch.images[: recipe.training.preview_images])
     noise = torch.randn(clean.shape, generator=rng.generator("cpu", 0, "preview")).to(clean)
     noisy = clean + recipe.noise.sigma * noise
-    labels = batch.labels[: len(clean)] if model.num_classes else None
+    labels = batch.labels[: len(clean)] if model.info.classes else None
     out = model.network(noisy, torch.zeros(len(clean), dtype=torch.long, device=clean.device), labels).float()
     rows = torch.stack([clean, noisy.clamp(-1, 1), out], dim=1).flatten(0, 1)
     return grid(model.codec.decode(rows), columns=6)
@@ -95,7 +100,9 @@ def draw_curve(rows: list[dict[str, Any]], path: Path) -> None:
     loss_curve(rows, path)
 
 
-def write_pipeline(folder: Path, network: Network, scheduler: Any, meta: RunMeta, ema: EMA | None, main: bool) -> None:
+def write_pipeline(
+    folder: Path, network: Network, scheduler: SchedulerMixin, meta: RunMeta, ema: EMA | None, main: bool
+) -> None:
     """Write the averaged weights as the pipeline and the raw ones as `unet_raw`, each folder replaced as a whole.
 
     Sharded weights are gathered by every process; one writes.
@@ -113,7 +120,7 @@ def write_pipeline(folder: Path, network: Network, scheduler: Any, meta: RunMeta
             _replace(folder, lambda place: _save(place, averaged, scheduler, meta))
 
 
-def _save(place: Path, network: Network, scheduler: Any, meta: RunMeta) -> None:
+def _save(place: Path, network: Network, scheduler: SchedulerMixin, meta: RunMeta) -> None:
     if isinstance(network, TextNetwork):
         save_text_pipeline(place, network, scheduler, meta)
     else:

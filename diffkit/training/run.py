@@ -16,11 +16,12 @@ from typing import Any
 
 import torch
 
-from diffkit.errors import NumericalError, Terminated, UsageError
+from diffkit.errors import NumericalError, Terminated
 from diffkit.recipes import reading as recipes
 from diffkit.recipes.schema import Recipe
-from diffkit.training import build, checkpoint, fast, publish, result, rng
+from diffkit.training import build, checkpoint, fast, publish, result, resume, rng
 from diffkit.training import state as states
+from diffkit.training.finetune import at_source_size
 from diffkit.training.lock import hold, prepare_folder
 from diffkit.training.loop import Plan, TrainStep, train
 from diffkit.training.metrics import Metrics
@@ -54,14 +55,15 @@ def fit(recipe: Recipe, *, force_resume: bool = False, on_progress: OnProgress |
 
     Args:
         recipe: What to do.
-        force_resume: Go on from a checkpoint that another recipe wrote.
+        force_resume: Go on from a checkpoint that another recipe wrote, or with other data.
         on_progress: Called after every update on the main process.
 
     Returns:
         The keys of `--json` for training (see the README).
 
     Raises:
-        UsageError: A wrong field, an output folder that cannot be written, or a checkpoint of another recipe.
+        UsageError: A wrong field, an output folder that cannot be written, or a checkpoint of another recipe
+            or of other data.
         DataError, ModelError: From the dataset and the pretrained weights.
         BusyError: Another run holds the folder.
         NumericalError: The gradients stopped being finite for good.
@@ -69,6 +71,7 @@ def fit(recipe: Recipe, *, force_resume: bool = False, on_progress: OnProgress |
     """
     folder = run_folder(recipe)
     prepare_folder(folder)
+    recipe = at_source_size(recipe)
     fast.keep_memory()
     with _accelerated(recipe, folder) as accelerator, Stop() as stop:
         lock = hold(folder) if accelerator.is_main_process else contextlib.nullcontext()
@@ -121,15 +124,20 @@ class Run:
             checkpoint.clean(root)
         accelerator.wait_for_everyone()
         found = checkpoint.newest(root)
-        if found and not force_resume:
-            self._same_recipe(found)
         spec, world = recipe.training, accelerator.num_processes
+        if found and not force_resume:
+            resume.same_recipe(found, recipe, world, folder)
         self.dataset = open_dataset(recipe.dataset, seed=spec.seed)
         build.check_data(recipe, self.dataset)
+        self.marks = resume.data_marks(recipe, self.dataset) if found or self.main else {}
+        if found:
+            resume.same_data(found, self.marks, self.dataset.name, folder, force=force_resume)
         self.loader = Loader(
             self.dataset, recipe.dataset, batch_size=spec.batch_size, seed=spec.seed,
             rank=accelerator.process_index, world=world, device=accelerator.device,
         )  # fmt: skip
+        if found:
+            resume.same_length(found, self.loader.length, self.dataset.name, folder, force=force_resume)
         self.plan = Plan.of(recipe, self.loader.length, world)
         self.network, self.scheduler, self.meta = build.network(recipe, self.dataset, self.loader.shape)
         self.state = build.state(recipe, self.network, accelerator)
@@ -138,29 +146,10 @@ class Run:
         )
         self.resumed_from: str | None = None
         if found:
-            self._facts_agree(found, force_resume)
             states.restore(self.state, found, accelerator.scaler)
             self.resumed_from = str(found.folder)
             LOG.info("going on from step %d (%s)", self.state.step, found.folder.name)
         self._open_outputs(found.step if found else 0)
-
-    def _same_recipe(self, found: checkpoint.Checkpoint) -> None:
-        different = recipes.differences(found.state["recipe"], self.recipe.model_dump(mode="json"))
-        world = self.accelerator.num_processes
-        if found.state["world"] != world:
-            different.append(f"processes: {found.state['world']} -> {world}")
-        if different:
-            raise UsageError(
-                f"{self.folder} holds a run of another recipe: {'; '.join(different)}",
-                "Give another folder with --out, or --force-resume to go on all the same.",
-            )
-
-    def _facts_agree(self, found: checkpoint.Checkpoint, force: bool) -> None:
-        if found.state["length"] != self.loader.length and not force:
-            raise UsageError(
-                f"{self.folder}: the dataset had {found.state['length']} training images, now {self.loader.length}",
-                "Give another folder with --out, or --force-resume to go on all the same.",
-            )
 
     def _open_outputs(self, step: int) -> None:
         if self.main:
@@ -300,6 +289,7 @@ class Run:
                 "recipe": self.recipe.model_dump(mode="json"),
                 "world": self.accelerator.num_processes,
                 "length": self.loader.length,
+                "dataset": self.marks,
             }
             keep = self.recipe.training.keep_checkpoints
             checkpoint.save(self.folder / "checkpoints", self.state.step, tensors, facts, keep=keep)

@@ -10,7 +10,7 @@ def commands() -> Iterator[tuple[tuple[str, ...], Any]]:
     """Every registered command: its words and its typer object."""
     import typer
 
-    from diffkit.cli import app
+    from diffkit.cli import make_app
 
     def walk(group: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
         for name, command in group.commands.items():
@@ -19,7 +19,7 @@ def commands() -> Iterator[tuple[tuple[str, ...], Any]]:
             else:
                 yield (*path, name), command
 
-    return walk(typer.main.get_command(app), ())
+    return walk(typer.main.get_command(make_app()), ())
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

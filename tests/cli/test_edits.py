@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from diffkit.pictures.files import read_recipe, write_png
-from tests.cli.test_sample import make_run, pixels
+from diffkit.pictures.metadata import read_recipe, write_png
+from tests.cli.test_sample import pixels
 from tests.models.conftest import make_if, make_sd, sd_parts, text_unet, write_index
+from tests.support.families import make_run
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +128,21 @@ def test_masks(run_cli, plain: Path, photo: Path, mask: Path, tmp_path: Path, ki
         assert said in ran.stderr
 
 
+def test_a_photo_with_a_hole_is_a_mask_of_the_hole(run_cli, plain: Path, photo: Path, tmp_path: Path, kit) -> None:
+    with Image.open(photo) as image:
+        from diffkit.pictures.images import cut
+
+        kept = np.asarray(cut(image, 9, 9).convert("L"))
+        hole = image.convert("RGBA")
+    hole.paste((0, 0, 0, 0), (15, 0, 30, 20))
+    hole.save(tmp_path / "hole.png")
+    ran = run_cli("inpaint", photo, tmp_path / "hole.png", "-m", plain, "--steps", 5, "-o", "out", "--json")
+    assert (ran.code, ran.stderr.count("transparent part is repainted")) == (0, 1)
+    got = pixels(json.loads(ran.stdout)["images"][0])
+    assert (got[:, :4] == kept[:, :4]).all()
+    assert (got[:, 5:] != kept[:, 5:]).any()
+
+
 def test_sdedit_by_mask_and_strength(run_cli, plain: Path, photo: Path, mask: Path, kit) -> None:
     ran = run_cli("sdedit", photo, "--mask", mask, "-m", plain, "--strength", 0.58, "--steps", 12, "-o", "out")
     assert ran.code == 0, ran.stderr
@@ -217,8 +233,8 @@ def test_guidance_on_a_part_of_the_way_is_swept_recorded_and_replayed(
         (["strenght=1,2"], "Did you mean 'strength'"),
         (["strength"], "no values"),
         (["strength=a,b"], "not a float"),
-        (["strength=0.2,3"], "--strength 3"),
-        (["eta=0.5,2"], "not in 0.0..1.0"),
+        (["strength=0.2,3"], "--strength is 3.0; it must be at most 1"),
+        (["eta=0.5,2"], "--eta is 2.0; it must be at most 1"),
         (["model=a,b"], "no option that can be swept"),
         (["strength=0.1", "strength=0.2"], "same option"),
         (["steps=1,2", "strength=0.2", "eta=0,1"], "3 times"),
@@ -319,6 +335,16 @@ def test_the_model_left_out(run_cli, kit, photo: Path, monkeypatch: pytest.Monke
 # --- replay
 
 
+def test_replay_writes_where_it_is_told(run_cli, classes: Path, photo: Path, kit) -> None:
+    run_cli("sdedit", photo, "-m", classes, "--steps", 2, "-o", "a.png")
+    for out, written in ((None, "a-replay.png"), ("r", "r/a-replay.png"), ("b/c.png", "b/c.png")):
+        ran = run_cli("replay", "a.png", *(() if out is None else ("-o", out)), "--json")
+        assert json.loads(ran.stdout)["images"] == [written]
+        assert Path(written).is_file()
+    ran = run_cli("replay", "a.png", "-o", "c.jpg")
+    assert (ran.code, "written as PNG files" in ran.stderr, Path("c.jpg").exists()) == (2, True, False)
+
+
 def test_replay_says_what_has_changed(run_cli, classes: Path, photo: Path, kit) -> None:
     run_cli("sdedit", photo, "-m", classes, "--steps", 3, "-o", "a.png")
     Image.open(photo).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(photo)
@@ -342,9 +368,9 @@ def test_replay_says_what_has_changed(run_cli, classes: Path, photo: Path, kit) 
         ("[1]", "no recipe"),
         ('{"command": "train", "arguments": {}}', "cannot be replayed"),
         ('{"command": "sdedit", "arguments": 3}', "no arguments"),
-        ('{"command": "sample", "arguments": {"steps": "many"}}', "wrong type"),
-        ('{"command": "sample", "arguments": {"steps": -4}}', "not in 1"),
-        ('{"command": "sample", "arguments": {"classes": [1, 2]}}', "wrong type"),
+        ('{"command": "sample", "arguments": {"steps": "many"}}', "steps is 'many'; it must be a valid integer"),
+        ('{"command": "sample", "arguments": {"steps": -4}}', "steps is -4; it must be at least 1"),
+        ('{"command": "sample", "arguments": {"classes": [[1], 2]}}', "it must be a valid string"),
         ('{"command": "sample", "arguments": {"num": 1, "model": "no/model"}, "index": 7}', "contradicts itself"),
         ('{"command": "sdedit", "arguments": {"image": "/etc/hostname"}, "index": 0}', "has changed since"),
     ],

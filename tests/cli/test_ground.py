@@ -15,7 +15,8 @@ import pytest
 import typer
 
 from diffkit import errors
-from diffkit.cli import app, runner
+from diffkit.cli import make_app, runner
+from diffkit.jobs import summaries
 
 # Not pydantic: typer itself brings it, from some version on.
 HEAVY = ["torch", "diffusers", "transformers", "accelerate", "datasets", "huggingface_hub", "numpy", "PIL"]
@@ -23,7 +24,7 @@ HEAVY += ["matplotlib", "sklearn", "safetensors", "yaml"]
 
 HELP_OF_EVERYTHING = """
 import contextlib, io, json, sys
-from diffkit.cli import app, main
+from diffkit.cli import main, make_app
 import typer
 
 def words(group, path):
@@ -33,7 +34,7 @@ def words(group, path):
             yield from words(command, [*path, name])
 
 count = 0
-for path in [[], *words(typer.main.get_command(app), [])]:
+for path in [[], *words(typer.main.get_command(make_app()), [])]:
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         try:
@@ -93,7 +94,7 @@ def probe(monkeypatch: pytest.MonkeyPatch, run_cli: Any) -> Any:
         small = typer.Typer(pretty_exceptions_enable=False)
         runner.command(small, "probe")(body)
         small.callback()(lambda: None)
-        monkeypatch.setattr("diffkit.cli.app", small)
+        monkeypatch.setattr("diffkit.cli.app.make_app", lambda *_: small)
         return run_cli("probe", *args)
 
     return run
@@ -310,5 +311,6 @@ class TestSecrets:
 
 
 def test_the_app_is_whole() -> None:
+    app = make_app()
     names = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
-    assert names >= {"env", "recipe"}
+    assert names >= {"env", "recipe", "replay", "schema", *summaries()}

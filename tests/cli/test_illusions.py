@@ -14,9 +14,10 @@ from diffusers import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from PIL import Image
 
-from diffkit.pictures.files import read_recipe, write_png
-from tests.cli.test_sample import make_run, pixels
+from diffkit.pictures.metadata import read_recipe, write_png
+from tests.cli.test_sample import pixels
 from tests.models.conftest import make_if, make_sd, sd_parts, text_unet, write_index
+from tests.support.families import make_run
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +140,7 @@ def test_a_photo_s_part_is_shown_with_the_others(run_cli, floyd: Path, tmp_path:
 def test_without_clip_the_search_says_what_else_there_is(run_cli, floyd: Path) -> None:
     ran = run_cli("anagram", "-m", floyd, "--p1", "a cat", "--p2", "a dog", "--best-of", 8, "--offline")
     assert ran.code == 4
-    for said in ("--best-of 8 has nothing to score with", "hf download", "clip:FOLDER", "classifier:FILE", "-n 8"):
+    for said in ("--best-of 8 has nothing to score with", "hf download", "clip:FOLDER", "classifier:FILE", "--num 8"):
         assert said in ran.stderr
 
 
@@ -268,7 +269,7 @@ def test_a_company_that_cannot_be_is_refused(run_cli, classes: Path) -> None:
     done = told(run_cli("anagram", "-m", classes, "--c1", "one", "--c2", "zero", "--steps", 2, "--json", "-o", "out"))
     path = Path(done["images"][0])
     recipe = read_recipe(path)
-    for company, code in (([0, "1"], 3), ([], 3), ("01", 3), ([True], 3), ([0], 0), ([-1], 2)):
+    for company, code in (([0, "1"], 3), ([], 3), ("01", 3), ([True], 3), ([0], 0), ([-1], 3)):
         with Image.open(path) as image:
             write_png(Path("other.png"), image.copy(), {**recipe, "company": company})
         assert run_cli("replay", "other.png").code == code
@@ -391,7 +392,7 @@ def test_all_three_stages(run_cli, floyd: Path, classes: Path, tmp_path: Path) -
         ("anagram", [], "no prompts"),
         ("anagram", ["--c2", "zero"], "--c2 without --c1"),
         ("anagram", ["--c1", "one", "--c2", "zero", "--guidance", "nan"], "no finite number"),
-        ("anagram", ["--c1", "one", "--c2", "zero", "--sweep", "animate=gif,foo"], "not one of gif, mp4"),
+        ("anagram", ["--c1", "one", "--c2", "zero", "--sweep", "reduce=mean,foo"], "it must be 'mean' or 'alternate'"),
         ("anagram", ["--c1", "one", "--c2", "zero", "--weight", "1"], "--weight"),
         ("hybrid", ["--c1", "one", "--c2", "zero", "--best-of", "3"], "--scorer classifier"),
         ("anagram", ["--c1", "one", "--c2", "zero", "--best-of", "3", "-n", "4"], "--best-of 3"),

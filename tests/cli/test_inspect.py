@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from diffkit.models import vocabulary
+from diffkit.models import bundled, vocabulary
 from diffkit.models.hub import open_repo
 from diffkit.models.text_encoder import word_tokenizer
-from tests.cli.test_sample import make_run
 from tests.models.conftest import make_if, make_sd
+from tests.support.families import make_run
 
 CAPTIONS = ["the letter M", "a red heart", "a handwritten three"]
 
@@ -27,12 +27,12 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tokenizer = word_tokenizer(CAPTIONS)
     assert len(tokenizer) <= parts["text_encoder"].config.vocab_size
     tokenizer.save_pretrained(folder / "tokenizer")
-    monkeypatch.setattr(vocabulary, "_FOLDER", folder)
-    vocabulary._bundled_tokens.cache_clear()
+    monkeypatch.setattr(bundled, "FOLDER", folder)
+    vocabulary.bundled_tokens.cache_clear()
     monkeypatch.setenv("DIFFKIT_CACHE", str(tmp_path / "kit"))
     monkeypatch.chdir(tmp_path)
     yield folder
-    vocabulary._bundled_tokens.cache_clear()
+    vocabulary.bundled_tokens.cache_clear()
 
 
 def test_a_run_is_described_without_loading_it(run_cli, tmp_path: Path) -> None:
@@ -75,8 +75,9 @@ def test_a_vae_is_measured(run_cli, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_unknown_words_in_their_order(shipped: Path) -> None:
-    assert vocabulary.unknown_words("The letter M, and a green HEART!") == ["and", "green"]
-    assert vocabulary.unknown_words("") == []
+    known = vocabulary.bundled_tokens()
+    assert vocabulary.unknown_words("The letter M, and a green HEART!", known) == ["and", "green"]
+    assert vocabulary.unknown_words("", known) == []
     assert open_repo("tiny").root == shipped
 
 

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from diffkit.cli.pictures import COMMANDS
+from diffkit.jobs import job_class, summaries
 
 SAID = "the prompt alone is heard, and --negative-prompt 'a dog' is not"
 TWO = ["--p1", "a cat", "--p2", "a tree"]
 WORDS = {"anagram": TWO, "hybrid": TWO, "invert": ["--edit-prompt", "a tree"]}
-BOTH = sorted(
-    {
-        "sample",
-        *(
-            k
-            for k, call in COMMANDS.items()
-            if {"guidance", "negative_prompt"} <= inspect.signature(call).parameters.keys()
-        ),
-    }
-)
+BOTH = [k for k in summaries() if {"guidance", "negative_prompt"} <= job_class(k).model_fields.keys()]
 
 
 def model_of(command: str) -> list[str]:

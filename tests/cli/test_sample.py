@@ -8,34 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from diffkit.engine.schedules import make_noise_scheduler
 from diffkit.errors import ModelError
-from diffkit.jobs.sample import batches
+from diffkit.jobs.run import batches_of
 from diffkit.models import hub
-from diffkit.models.ddpm import RunMeta, build_network, save_network, save_pipeline
-from diffkit.pictures.files import read_recipe
-from diffkit.recipes.schema import ModelSpec, NoiseSpec
-
-
-def make_run(
-    folder: Path, prediction: str = "epsilon", kind: str = "embedding", size: int = 9, null: bool = True
-) -> Path:
-    torch.manual_seed(0)
-    names = ["zero", "one", "two, three"] if kind != "none" else []
-    spec = ModelSpec(preset="tiny", class_conditioning=kind)
-    network = build_network(spec, shape=(1, size, size), num_classes=3)
-    noise = NoiseSpec(prediction=prediction, timesteps=20)
-    meta = RunMeta(
-        prediction=prediction, conditioning=kind, class_names=names, resolution=size, channels=1, null_class=null
-    )
-    save_pipeline(folder, network, make_noise_scheduler(noise), meta)
-    with torch.no_grad():
-        network.unet.conv_out.bias.add_(0.5)
-    save_network(folder / "unet_raw", network)
-    return folder
+from diffkit.pictures.metadata import read_recipe
+from tests.support.families import make_run
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +131,7 @@ def test_custom_grid_and_stopped_noise(run_cli, plain_folder: Path, tmp_path: Pa
         (["--guidance-interval", "0:nan"], "start <= stop"),
         (["--out", "pictures.png", "-n", "2"], "one file"),
         (["--out", "blocked/here"], "cannot be written"),
+        (["--out", "a.jpg"], "written as PNG files"),
         (["--device", "tpu!"], "--device"),
     ],
 )
@@ -237,11 +217,11 @@ def test_without_model_and_run_the_bundled_one_draws(run_cli, tmp_path: Path, mo
     ],
 )
 def test_every_word_asked_for_decides_about_the_model(run_cli, tmp_path: Path, monkeypatch, asked) -> None:
-    def unreachable(name: str, why: str) -> None:
-        raise ModelError(f"{why}; {name} is out of reach")
+    def unreachable(name: str) -> None:
+        raise ModelError(f"{name} is out of reach")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("diffkit.cli.loading._check_reach", unreachable)
+    monkeypatch.setattr("diffkit.jobs.choose.open_repo", unreachable)
     ran = run_cli("sample", *asked, "--steps", 2)
     assert ran.code == 4
     assert "stable-diffusion" in ran.stderr
@@ -270,10 +250,8 @@ def test_missing_model_is_exit_code_4(run_cli, tmp_path: Path) -> None:
 
 
 def test_batches_are_dealt_whole() -> None:
-    assert [list(b) for b in batches(7, 3)] == [[0, 1, 2], [3, 4, 5], [6]]
-    dealt = [b for rank in range(4) for b in batches(50, 6, rank, 4)]
-    assert sorted(k for b in dealt for k in b) == list(range(50))
-    assert {tuple(b) for b in dealt} == {tuple(b) for b in batches(50, 6)}
+    assert [list(b) for b in batches_of(7, 3)] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert [k for batch in batches_of(50, 6) for k in batch] == list(range(50))
 
 
 @pytest.mark.slow

@@ -96,7 +96,7 @@ def test_a_resolution_that_cannot_be_halved_is_padded_and_cropped_back(train, ru
     folder, _ = train("dataset.resolution=9", "model.class_conditioning=none")
     assert UNet2DModel.from_pretrained(folder, subfolder="unet").config.sample_size == 10
     model = load(str(folder))
-    assert (model.shape, model.meta.resolution) == ((1, 10, 10), 9)
+    assert (model.info.sample, model.info.size) == ((1, 10, 10), (9, 9))
     ran = run_cli("sample", str(folder), "--steps", "2", "--json", "--out", str(tmp_path / "one.png"))
     assert ran.code == 0, ran.stderr
     assert Image.open(tmp_path / "one.png").size == (9, 9)
@@ -147,7 +147,7 @@ def test_finetune_goes_on_from_a_run_and_fits_new_classes(train, run_cli, tmp_pa
     sets = [f"model.pretrained={folder}", "model.class_conditioning=embedding"]
     second, summary = train(*sets, out="second", command=("finetune", "digits"))
     assert summary["step"] == 4
-    assert load(str(second)).num_classes == 10
+    assert len(load(str(second)).info.classes) == 10
     ran = run_cli("finetune", "digits", "--set", "model.pretrained=null", "--json")
     assert ran.code == 2
     assert "--pretrained" in json.loads(ran.stdout)["error"]["hint"]

@@ -63,6 +63,9 @@ def test_a_downloaded_snapshot_is_used(streaming):
     assert one.dataset.class_names == ["a", "b", "c"]
     assert len(take(one.stream(), 2)) == 2
     assert streaming or one.length == 123
+    marks = one.dataset.fingerprint(captions=True, classes=True)
+    assert marks.get("source") == ("0123456789abcdef0123456789abcdef01234567" if streaming else None)
+    assert marks.get("count") == (None if streaming else "123")
 
 
 def test_a_partial_snapshot_is_said_to_be_incomplete():

@@ -201,7 +201,7 @@ def test_views_times_guidance_times_samples_is_one_call_and_chunks_split_it() ->
 def test_impossible_views() -> None:
     with pytest.raises(UsageError, match="2 prompts for 1 views"):
         multiview(Net(), [COND, COND], [Same()])
-    with pytest.raises(UsageError, match="--reduce"):
+    with pytest.raises(UsageError, match="`reduce`"):
         multiview(Net(), [COND], [Same()], "median")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="--max-batch"):
         chunked(Net(), 0)
@@ -309,7 +309,7 @@ def test_weights_are_shares_of_the_views() -> None:
 @pytest.mark.parametrize(
     ("weights", "reduce", "said"),
     [
-        ([1.0], "mean", "1 weights"),
+        ([1.0], "mean", "got 1 "),
         ([1.0, -1.0], "mean", "none is negative"),
         ([0.0, 0.0], "mean", "one is above 0"),
         ([float("nan"), 1.0], "mean", "finite"),
@@ -349,5 +349,5 @@ def test_a_part_that_is_given_has_no_condition_and_no_row(fixed: int) -> None:
     torch.testing.assert_close(got.out, torch.cat([halves[0][..., :2], halves[1][..., 2:]], dim=-1))
     with pytest.raises(UsageError, match="2 prompts for 1 parts"):
         mix(Net(), [COND] * 2, Halves(), known=lambda x, t: given)
-    with pytest.raises(UsageError, match="--fixed 2"):
+    with pytest.raises(UsageError, match="`fixed` 2"):
         mix(Net(), [COND], Halves(), known=lambda x, t: given, fixed=2)

@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,46 +17,44 @@ from diffkit.engine.schedules import make_noise_scheduler
 from diffkit.errors import UsageError
 from diffkit.evaluation.scorers import DiffusionScorer, check_judge, parse_scorer
 from diffkit.evaluation.scorers.diffusion import ANGLES, SCALE, alternatives, denoising_errors
-from diffkit.illusions.drawing import Illusion
-from diffkit.illusions.search import rate
-from diffkit.illusions.views import parse_view
-from diffkit.models import load
+from diffkit.illusions.scoring import alignment, concealment, score_matrix
+from diffkit.models import info, load, open_repo
 from diffkit.models.ddpm import PixelCodec
-from diffkit.models.hub import open_repo
 from diffkit.recipes.schema import NoiseSpec
 from diffkit.types import Cond, Prediction
-from tests.cli.test_sample import make_run
 from tests.models.conftest import make_if, make_sd
+from tests.support.families import make_run
+from tests.support.illusions import Known, anagram, info_of
 
 KINDS = ("epsilon", "sample", "v_prediction", "flow")
 SIDE = 8
 
 
-class Gaussian:
+class Gaussian(Known):
     """A model whose prompts are Gaussians around pictures of their own; the last one stands for no prompt.
 
     It takes words, or with `classes` says that these are all there are.
     """
 
-    id, device = "gaussian", torch.device("cpu")
-
     def __init__(
         self, kind: str = "epsilon", spread: float = 0.0, *, classes: int | None = None, null: bool = True,
         learned: bool = False,
     ) -> None:  # fmt: skip
-        self.num_classes, self.class_names = classes, [str(k) for k in range(classes or 0)]
-        self.shape, self.codec = (1, SIDE, SIDE), PixelCodec(SIDE, SIDE)
-        self.means = torch.randn(4, *self.shape, generator=torch.Generator().manual_seed(1)).clamp(-1, 1)
-        self.scheduler = make_noise_scheduler(NoiseSpec(prediction=kind))
-        self.meta = SimpleNamespace(resolution=SIDE, null_class=null, prediction=kind)
-        self.spread, self.learned, self.seen = spread, learned, []  # type: ignore[var-annotated]
+        shape = (1, SIDE, SIDE)
+        self.info = info_of(
+            shape, make_noise_scheduler(NoiseSpec(prediction=kind)), null=null,
+            classes=tuple(str(k) for k in range(classes or 0)), conditioning="class" if classes else "text",
+        )  # fmt: skip
+        self.codec = PixelCodec(SIDE, SIDE)
+        self.means = torch.randn(4, *shape, generator=torch.Generator().manual_seed(1)).clamp(-1, 1)
+        self.spread, self.learned, self.calls = spread, learned, []  # type: ignore[var-annotated]
 
     def encode(self, prompts: list[str | None]) -> Cond:
         return Cond({"class_labels": torch.tensor([3 if p is None else int(p) for p in prompts])})
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Prediction:
         assert len(x) == len(t) == len(cond.tensors["class_labels"])
-        self.seen.append((x, t, cond.tensors["class_labels"]))
+        self.calls.append((x, t, cond.tensors["class_labels"]))
         signal, noise = network_level(self.scheduler, t)
         mean = self.means[cond.tensors["class_labels"]]
         gain = signal * self.spread / (signal**2 * self.spread + noise**2)
@@ -97,7 +94,7 @@ def test_errors_of_a_gaussian_follow_from_its_formula(kind: str) -> None:
     model, images = Gaussian(kind, spread=0.3), pictures(2)
     got = denoising_errors(model, images, model.encode(["0", "1"]), [50.0, 70.0], seed=5)
     noise = torch.randn(2, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(5))
-    asked = torch.cat([t for _, t, _ in model.seen]).unique()
+    asked = torch.cat([t for _, t, _ in model.calls]).unique()
     for k, (a, b) in enumerate(network_level(model.scheduler, t) for t in asked):
         g = a * 0.3 / (a**2 * 0.3 + b**2)
         left = (1 - g * a) * (images[:, None] - model.means[None, :2]) - g * b * noise[k]
@@ -111,12 +108,11 @@ def test_it_ranks_as_the_gaussians_own_likelihoods_do() -> None:
 
 
 def test_an_illusion_is_rated_by_it() -> None:
-    model, flip = Gaussian(), parse_view("flip")
-    model.means[1] = flip.invert(model.means[:1])[0]
-    told = Illusion(("0", "1"), (parse_view("identity"), flip))
-    model.means[1] = flip.apply(model.means[:1])[0]
-    pair = torch.stack([model.means[0], model.means[2]])
-    _, aligned, concealed = rate(told, pair, DiffusionScorer(model=model))
+    model, pair = Gaussian(), anagram("identity", "flip")
+    model.means[1] = pair.views[1].apply(model.means[:1])[0]
+    scorer = DiffusionScorer(model=model)
+    matrix = score_matrix(scorer, pair.shown(torch.stack([model.means[0], model.means[2]])), ["0", "1"])
+    aligned, concealed = alignment(matrix), concealment(matrix, scorer.tau)
     assert float(aligned[0]) > float(aligned[1])
     assert float(concealed[0]) == pytest.approx(1.0)
 
@@ -162,28 +158,29 @@ def test_of_many_classes_those_are_rivals_that_fit_each_picture_best(monkeypatch
     assert far[:, 1:].argmin(1)[:2].tolist() == [0, 1]
 
 
-class Worded:
-    """What `alternatives` asks of a model that was trained on captions."""
+class Worded(Known):
+    """What `alternatives` asks of a model: that it takes prompts, and which words it knows."""
 
-    def __init__(self, conditioning: str = "text") -> None:
-        files = {
-            "diffkit.json": {"conditioning": conditioning},
-            "tokenizer/tokenizer.json": {"model": {"vocab": {"a": 0, "red": 1, "disc": 2, "heart": 3}}},
-        }
-        self.repo = SimpleNamespace(json=files.get)
+    def __init__(self, vocabulary: tuple[str, ...] | None) -> None:
+        self.info = info_of(
+            (1, SIDE, SIDE), make_noise_scheduler(NoiseSpec()), conditioning="text", vocabulary=vocabulary
+        )
+
+
+WORDED = Worded(("a", "red", "disc", "heart"))
 
 
 def test_of_captions_one_word_is_changed_that_not_all_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert alternatives(Worded(), ["a red disc", "a red Heart"]) == ["a red a", "a red red"]
-    assert alternatives(Worded(), ["a disc"]) == [
+    assert alternatives(WORDED, ["a red disc", "a red Heart"]) == ["a red a", "a red red"]
+    assert alternatives(WORDED, ["a disc"]) == [
         "a a", "a heart", "a red", "disc disc", "heart disc", "red disc",
     ]  # fmt: skip
-    assert alternatives(Worded("none"), ["a disc"]) == []
-    assert "a disc" not in alternatives(Worded(), ["A disc."])
+    assert alternatives(Worded(None), ["a disc"]) == []
+    assert "a disc" not in alternatives(WORDED, ["A disc."])
     monkeypatch.setattr("diffkit.evaluation.scorers.diffusion.MOST", 3)
-    some = alternatives(Worded(), ["a disc"])
+    some = alternatives(WORDED, ["a disc"])
     assert len(set(some)) == 3
-    assert some == alternatives(Worded(), ["a disc"])
+    assert some == alternatives(WORDED, ["a disc"])
 
 
 # --- noise and levels
@@ -195,7 +192,7 @@ def test_every_prompt_and_every_picture_meets_the_same_noise() -> None:
     scorer = DiffusionScorer(model=model)
     scorer.score(images, ["0", "1"])
     assert torch.equal(torch.random.get_rng_state(), before)
-    x, t = (torch.cat([call[part] for call in model.seen]) for part in (0, 1))
+    x, t = (torch.cat([call[part] for call in model.calls]) for part in (0, 1))
     assert len(x) == 3 * 3 * len(ANGLES)
     signal, share = network_level(model.scheduler, t)
     noise: dict[int, list[Tensor]] = {}
@@ -206,10 +203,10 @@ def test_every_prompt_and_every_picture_meets_the_same_noise() -> None:
     for same in noise.values():
         for other in same[len(same) // 9 :]:
             assert min(float((other - one).abs().max()) for one in same[: len(same) // 9]) < 1e-4
-    first = model.seen.copy()
-    model.seen.clear()
+    first = model.calls.copy()
+    model.calls.clear()
     scorer.score(images, ["1", "0"])
-    assert torch.equal(model.seen[0][0][: len(ANGLES)], first[0][0][: len(ANGLES)])
+    assert torch.equal(model.calls[0][0][: len(ANGLES)], first[0][0][: len(ANGLES)])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -221,7 +218,7 @@ def test_levels_are_the_first_that_are_noisy_enough(kind: str) -> None:
         signal, noise = network_level(model.scheduler, torch.tensor(t))
         return math.degrees(math.atan2(float(noise), float(signal)))
 
-    for asked, t in zip((40.0, 80.0), model.seen[0][1].tolist(), strict=True):
+    for asked, t in zip((40.0, 80.0), model.calls[0][1].tolist(), strict=True):
         assert angle(t - 1) < asked <= angle(t)
 
 
@@ -238,14 +235,14 @@ def test_a_picture_s_score_does_not_depend_on_its_company(tmp_path: Path) -> Non
 def test_large_samples_come_in_small_batches() -> None:
     model, images = Gaussian(), pictures(4)
     whole = DiffusionScorer(model=model).score(images, ["0", "1"])
-    assert max(len(x) for x, _, _ in model.seen) == 64
-    model.memory = SimpleNamespace(max_batch=3)  # type: ignore[attr-defined]
-    model.seen.clear()
+    assert max(len(x) for x, _, _ in model.calls) == 64
+    model.row_limit = 3
+    model.calls.clear()
     torch.testing.assert_close(DiffusionScorer(model=model).score(images, ["0", "1"]), whole)
-    assert {len(x) for x, _, _ in model.seen} == {3}
-    model.seen.clear()
+    assert {len(x) for x, _, _ in model.calls} == {3}
+    model.calls.clear()
     torch.testing.assert_close(parse_scorer("model", model=model, max_batch=2).score(images, ["0", "1"]), whole)
-    assert max(len(x) for x, _, _ in model.seen) == 2
+    assert max(len(x) for x, _, _ in model.calls) == 2
 
 
 # --- families
@@ -270,8 +267,7 @@ def test_models_of_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make
     monkeypatch.setenv("DIFFKIT_CACHE", str(tmp_path / "kit"))
     make(tmp_path / "m")
     model = load(str(tmp_path / "m"), device="cpu")
-    side = model.shape[1] * getattr(model.codec, "factor", 1)
-    images = pictures(2, 3, side)
+    images = pictures(2, 3, model.info.size[0])
     found = DiffusionScorer(model=model).score(images, ["a cat", "a dog"])
     # By hand: latents, one noise per level, what the network says of x0.
     cond = model.encode(["a cat", "a dog", ""])
@@ -308,7 +304,7 @@ def test_prompts_that_a_model_does_not_know_are_refused(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "m", size=SIDE)
     empty = tmp_path / "empty"
     shutil.copytree(folder, empty, ignore=shutil.ignore_patterns("*.safetensors"))
-    check_judge(open_repo(empty), ["one", "2", "two, three"])
+    check_judge(info(open_repo(empty)), ["one", "2", "two, three"])
     for wrong in ("ten", "3"):
         with pytest.raises(UsageError, match=f"'{wrong}' is not one of the 3 classes"):
             parse_scorer(f"model:{empty}", prompts=["one", wrong])

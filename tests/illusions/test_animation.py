@@ -9,12 +9,14 @@ import torch
 from PIL import Image
 
 from diffkit.errors import UsageError
-from diffkit.illusions.animation import enlarge, frames_between, parts_in_turn, smoothstep, strip, zoom_out
+from diffkit.illusions.animation import frames_between, parts_in_turn, zoom_out
 from diffkit.illusions.filters import FILTERS, parse_filter
-from diffkit.illusions.views import parse_view
-from diffkit.pictures.files import write_gif
-from diffkit.pictures.images import from_tensor, to_tensor
+from diffkit.illusions.views import Look, parse_view
+from diffkit.illusions.views.frames import smoothstep
+from diffkit.pictures.animation import write_gif
+from diffkit.pictures.captions import enlarge, side_by_side
 from diffkit.pictures.mp4 import need_mp4, write_mp4
+from diffkit.pictures.tensors import from_tensor, to_tensor
 
 
 def picture(size: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
@@ -99,8 +101,10 @@ def test_three_views_pass_through_the_picture_as_it_is() -> None:
     assert (inside(frames[5], 32) == array(enlarge(image, 32))).all()
 
 
-class Spy:
+class Spy(Look):
     """A view that moves nothing and remembers how far it was asked to go."""
+
+    name = "spy"
 
     def __init__(self) -> None:
         self.asked: list[float] = []
@@ -144,7 +148,7 @@ def test_no_captions_no_strip_and_long_ones_are_wrapped_and_cut() -> None:
     assert plain[0].size == (64, 64)
     heights = []
     for text in ("a", "a word and another", "many words " * 20, "x" * 400):
-        sheet = strip([picture(8)], [text], side=200, gap=0)
+        sheet = side_by_side([picture(8)], [text], side=200, gap=0)
         rows = np.flatnonzero(array(sheet)[200:].min(axis=(1, 2)) < 200)
         columns = np.flatnonzero(array(sheet)[200:].min(axis=(0, 2)) < 200)
         assert rows.max() < sheet.height - 200 - 1  # nothing touches the edge
@@ -243,7 +247,7 @@ def test_each_part_needs_a_view_and_a_caption() -> None:
 
 def test_strip_puts_views_side_by_side() -> None:
     views = [picture(16, seed=1), picture(16, "L", seed=2)]
-    sheet = strip(views, ["one", "two"], side=32, gap=5)
+    sheet = side_by_side(views, ["one", "two"], side=32, gap=5)
     assert sheet.width == 2 * (32 + 5) + 5
     for k, view in enumerate(views):
         left = 5 + 37 * k
@@ -279,6 +283,26 @@ def test_small_pictures_are_not_enlarged_beyond_the_largest(size: int, shown: in
     assert enlarge(picture(size), largest=512).size == (shown, shown)
 
 
+@pytest.mark.parametrize("name", ["flip", "rotate_180", "negate"])
+def test_oblong_pictures_move_in_views_that_need_no_square(name: str) -> None:
+    view, image = parse_view(name), smooth(64).crop((0, 0, 64, 40))
+    frames = frames_between(view, image, ["", ""], frames=4, hold=1, side=64)
+    assert {frame.size for frame in frames} == {(64, 40)}
+    assert (array(frames[0]) == array(image)).all()
+    assert (array(frames[5]) == array(from_tensor(view.apply(to_tensor(image)))[0])).all()
+    assert len({frame.tobytes() for frame in frames[:6]}) == 6
+
+
+@pytest.mark.parametrize("size", [(160, 100), (100, 160), (128, 128)])
+def test_half_a_turn_keeps_the_corners_of_any_picture_inside(size: tuple[int, int]) -> None:
+    for progress in (0.1, 0.3, 0.5, 0.8):
+        black = np.asarray(parse_view("rotate_180").frame(Image.new("L", size, 0), progress), dtype=float)
+        ratio = max(size) / min(size)
+        angle = min(180 * progress, 180 - 180 * progress, np.degrees(np.arctan(ratio)))
+        larger = np.cos(np.radians(angle)) + ratio * np.sin(np.radians(angle))
+        assert (1 - black / 255).sum() == pytest.approx(size[0] * size[1] / larger**2, rel=0.03)
+
+
 def test_errors_name_what_is_wrong() -> None:
     image, view = picture(8), parse_view("flip")
     with pytest.raises(UsageError, match="2 views has 1 captions"):
@@ -289,8 +313,8 @@ def test_errors_name_what_is_wrong() -> None:
         frames_between([view], image, ["a"])
     with pytest.raises(UsageError, match=r"zoom to 1\.5"):
         zoom_out(image, ["a", "b"], far=1.5)
-    with pytest.raises(UsageError, match="strip of 1"):
-        strip([image], [])
+    with pytest.raises(UsageError, match="one caption for each, got 1 and 0"):
+        side_by_side([image], [])
 
 
 def test_a_gif_holds_the_ends(tmp_path: Path) -> None:

@@ -4,18 +4,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diffkit.illusions.contact_sheet import SIDE, contact_sheet
-from diffkit.illusions.drawing import Illusion
+from diffkit.illusions.contact_sheet import SIDE, candidates_sheet
 from diffkit.illusions.search import Candidate, Found
-from diffkit.illusions.views import parse_view
-
-VIEWS = (parse_view("identity"), parse_view("flip"))
+from tests.support.illusions import anagram
 
 
 def sheet(prompts: tuple[str, str], first: float, second: float) -> Image.Image:
     """Of one kept candidate with these scores on the diagonal; A is left as it is, so that only they differ."""
     one = Candidate(3, torch.zeros(3, 64, 64), torch.tensor([[first, 0.9], [0.9, second]]), 0.1, 0.5, 9)
-    return contact_sheet(Found(one.image[None], (one,), (one,), 9, 0), Illusion(prompts, VIEWS))
+    return candidates_sheet(Found(one.image[None], (one,), (one,), 9, 0), anagram("identity", "flip"), prompts)
 
 
 def changed(one: Image.Image, other: Image.Image) -> list[bool]:

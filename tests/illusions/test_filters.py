@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffkit.errors import UsageError
-from diffkit.illusions.filters import FILTERS, blur, parse_filter
+from diffkit.illusions.blur import blur
+from diffkit.illusions.filters import FILTERS, parse_filter
 
 SPECS = ["low_high", "low_high:0.7", "triple", "triple:0.5,4", "grey_colour", "motion", "motion:9,20", "motion:5,-90",
          "scale", "scale:-1.5"]  # fmt: skip

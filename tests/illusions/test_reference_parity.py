@@ -29,12 +29,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffkit.illusions.drawing import Illusion, draw
-from diffkit.illusions.filters import parse_filter
+from diffkit.engine.settings import Settings
+from diffkit.illusions.composition import Composition
 from diffkit.illusions.stages import refine
-from diffkit.illusions.views import parse_view
-from diffkit.jobs.sample import Settings
 from diffkit.models import load
+from tests.support.illusions import anagram, draw, follow, hybrid, prompting
 from tests.support.tiny_if import make_tiny_if
 
 PROMPTS = ("an oil painting of a dog", "a photo of a village")
@@ -100,10 +99,8 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
         yield models
 
 
-def illusion(name: str) -> Illusion:
-    if name == "low_high":
-        return Illusion(PROMPTS, split=parse_filter("low_high:2"))
-    return Illusion(PROMPTS, views=(parse_view("identity"), parse_view(name)))
+def composition(name: str) -> Composition:
+    return hybrid("low_high:2") if name == "low_high" else anagram("identity", name)
 
 
 def compare(images: Tensor, name: str, stage: int) -> None:
@@ -119,7 +116,8 @@ def compare(images: Tensor, name: str, stage: int) -> None:
 @pytest.mark.parametrize("name", RECORDED)
 def test_both_stages_are_those_of_the_papers_code(stages, name):
     settings = {"scheduler": "ddpm", "guidance": 10.0}
-    one = draw(stages[0], illusion(name), [SEED], Settings(steps=5, **settings))
+    one = draw(stages[0], PROMPTS, composition(name), [SEED], Settings(steps=5, **settings))
     compare(one, name, 0)
-    two = refine(stages[1], illusion(name), one, [SEED], Settings(steps=2, **settings), noise_level=50)
+    how, prompt = Settings(steps=2, **settings), prompting(PROMPTS, 1)
+    two = follow(refine(stages[1], composition(name), prompt, one, [SEED], how, noise_level=50))
     compare(two, name, 1)

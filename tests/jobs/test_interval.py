@@ -1,4 +1,4 @@
-"""Guidance on a part of the way only: which calls it saves, and that all of what draws hears of it."""
+"""Guidance on a part of the way only: which calls it saves, and that everything that draws knows of it."""
 
 from __future__ import annotations
 
@@ -10,43 +10,44 @@ import pytest
 import torch
 from PIL import Image
 
-from diffkit.engine.settings import check_settings, interval
+from diffkit.engine.settings import Settings, check_settings, interval
 from diffkit.errors import UsageError
-from diffkit.illusions.drawing import Illusion, draw
-from diffkit.illusions.search import search
-from diffkit.illusions.views import parse_view
-from diffkit.jobs.edit import fit, fit_mask, picture_shape
-from diffkit.jobs.hybrid import make_hybrid
-from diffkit.jobs.inpaint import inpaint
-from diffkit.jobs.invert import invert
-from diffkit.jobs.sample import Settings, generate, timesteps_of
-from diffkit.jobs.sdedit import sdedit
-from diffkit.jobs.upscale import upscale
+from diffkit.jobs.anagram import Anagram
+from diffkit.jobs.hybrid import Hybrid
+from diffkit.jobs.inpaint import Inpaint
+from diffkit.jobs.invert import Invert
+from diffkit.jobs.sample import Sample
+from diffkit.jobs.sdedit import SDEdit
+from diffkit.jobs.upscale import Upscale
 from diffkit.models import load
-from tests.cli.test_sample import make_run
 from tests.models.conftest import make_if
-from tests.support.families import Counting, label_of
+from tests.support.drawing import Steps, do, make_job
+from tests.support.families import Counting, label_of, make_run
 
 FAMILIES = ("classes", "flow", "sd", "if")
 FIRST_HALF = (0.0, 0.5)
-
-
-def how(**changes: Any) -> Settings:
-    return Settings(steps=6, guidance=3.0, **changes)
+HOW = {"steps": 6, "guidance": 3.0}
 
 
 def guided_calls(model: Any) -> list[bool]:
     """Which steps stand in the first half of the way, by their timesteps alone."""
-    levels = model.scheduler.config.num_train_timesteps
-    return [t >= levels / 2 for t in timesteps_of(model, how())]
+    levels = model.info.timesteps
+    return [t >= levels / 2 for t in make_job(Sample, model, steps=6).sampling_timesteps(model.info)]
 
 
-def anagram(family: str) -> Illusion:
-    return Illusion((str(label_of(family)),) * 2, (parse_view("identity"), parse_view("flip")))
+def several(model: Any, family: str) -> dict[str, Any]:
+    words = [str(label_of(family))] * 2
+    return {"prompts" if model.info.text else "classes": words}
 
 
-def drawn(model: Any, settings: Settings, family: str) -> torch.Tensor:
-    return torch.stack([p.image for some in generate(model, [3, 4], [label_of(family)] * 2, settings) for p in some])
+def drawn(model: Any, family: str, watch: Any = None, seeds: tuple[int, ...] = (3, 4), **fields: Any) -> torch.Tensor:
+    from diffkit.jobs.batch import Batch
+    from diffkit.jobs.run import draw
+    from diffkit.pictures.tensors import to_tensor
+
+    label = label_of(family)
+    job = make_job(Sample, model, **{"prompt" if model.info.text else "classes": [label]}, **fields)
+    return to_tensor(draw(job, model, Batch(list(seeds), [label] * len(seeds), job.settings), watch).pictures)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -55,74 +56,60 @@ def test_steps_outside_take_one_row_a_picture(models, family: str) -> None:
     guided = guided_calls(model)
     assert any(guided)
     assert not all(guided)
-    drawn(model, how(interval=FIRST_HALF), family)
+    drawn(model, family, guidance_interval="0:0.5", **HOW)
     assert model.rows == [4 if here else 2 for here in guided]
     model.rows.clear()
-    draw(model, anagram(family), [3, 4], how(interval=FIRST_HALF))
+    scheduler = "flow_euler" if family == "flow" else "ddim"
+    do(Anagram, model, [3, 4], guidance_interval="0:0.5", scheduler=scheduler, **several(model, family), **HOW)
     assert model.rows == [8 if here else 4 for here in guided]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_outside_it_is_as_with_guidance_one_and_inside_as_always(models, family: str) -> None:
     model = models(family)
-    plain = drawn(model, how(), family)
-    assert torch.equal(drawn(model, how(interval=(0.0, 1.0)), family), plain)
-    assert not torch.equal(drawn(model, how(interval=FIRST_HALF), family), plain)
+    plain = drawn(model, family, **HOW)
+    assert torch.equal(drawn(model, family, guidance_interval="0:1", **HOW), plain)
+    assert not torch.equal(drawn(model, family, guidance_interval="0:0.5", **HOW), plain)
     # No step stands so near the picture. Prompts that are encoded in other company differ in the last bits.
     counting = Counting(model)
-    nothing = drawn(counting, how(interval=(0.9999, 0.9999)), family)
+    nothing = drawn(counting, family, guidance_interval="0.9999:0.9999", **HOW)
     assert counting.rows == [2] * 6
-    torch.testing.assert_close(nothing, drawn(model, Settings(steps=6, guidance=1.0), family), rtol=0, atol=1e-3)
+    torch.testing.assert_close(nothing, drawn(model, family, steps=6, guidance=1.0), rtol=0, atol=1 / 127)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_stretch_is_what_its_ends_leave(models, family: str) -> None:
     """The samples of the first half are those of full guidance; from there on they part."""
     model = models(family)
-    paths: list[list[torch.Tensor]] = [[], []]
-    for path, part in zip(paths, ((0.0, 1.0), FIRST_HALF), strict=True):
-        for _ in generate(
-            model, [3], [label_of(family)], how(interval=part), on_step=lambda step, _, path=path: path.append(step.x)
-        ):
-            pass
+    paths = []
+    for part in ("0:1", "0:0.5"):
+        watch = Steps()
+        drawn(model, family, watch, (3,), guidance_interval=part, **HOW)
+        paths.append([step.x for step in watch.all])
     same = [torch.equal(a, b) for a, b in zip(*paths, strict=True)]
     assert same == guided_calls(model)
     assert all(before or not after for before, after in pairwise(same))
 
 
-def test_a_search_counts_what_it_saves(models) -> None:
-    model, family = Counting(models("classes")), "classes"
-
-    class Even:
-        tau = 1.0
-
-        def score(self, images: torch.Tensor, prompts: Any) -> torch.Tensor:
-            return torch.zeros(len(images), len(prompts))
-
-    found = search(model, anagram(family), [0], how(interval=FIRST_HALF), Even(), best_of=4, cuts=())
-    assert found.rows == sum(model.rows) == sum(4 * 2 * (2 if here else 1) for here in guided_calls(model))
-
-
 @pytest.mark.parametrize("command", ["sdedit", "inpaint", "invert", "hybrid"])
-def test_every_trick_hears_of_it(models, command: str) -> None:
+def test_every_command_knows_of_it(models, command: str) -> None:
     model = Counting(models("classes"))
-    _, height, width = picture_shape(model)
-    image = fit(model, Image.linear_gradient("L"))
-    mask = fit_mask(model, Image.new("L", (width, height), 255))
+    image, mask = Image.linear_gradient("L"), Image.new("L", (256, 256), 255)
 
-    def run(settings: Settings) -> list[int]:
+    def run(part: str) -> list[int]:
         model.rows.clear()
+        how = {"guidance_interval": part, **HOW}
         if command == "sdedit":
-            sdedit(model, image, [1], ["one"], settings, strength=1.0)
+            do(SDEdit, model, [1], "one", image=image, strength=1.0, **how)
         elif command == "inpaint":
-            inpaint(model, image, mask, [1], ["one"], settings, jump=1, resample=1)
+            do(Inpaint, model, [1], "one", image=image, mask=mask, jump=1, resample=1, **how)
         elif command == "invert":
-            invert(model, image, [1], "one", settings, edit="zero")
+            do(Invert, model, [1], "one", image=image, edit_class="zero", **how)
         else:
-            draw(model, make_hybrid(["one", "zero"], "low_high:2"), [1], settings)
+            do(Hybrid, model, [1], classes=["one", "zero"], split="low_high:2", **how)
         return list(model.rows)
 
-    full, part, none = (run(how(interval=ends)) for ends in ((0.0, 1.0), FIRST_HALF, (0.9999, 0.9999)))
+    full, part, none = (run(ends) for ends in ("0:1", "0:0.5", "0.9999:0.9999"))
     assert len(full) == len(part) == len(none)
     saved = [b - a for a, b in zip(part, full, strict=True)]
     possible = [b - a for a, b in zip(none, full, strict=True)]
@@ -130,28 +117,27 @@ def test_every_trick_hears_of_it(models, command: str) -> None:
     assert all(one in (0, most) for one, most in zip(saved, possible, strict=True))
 
 
-def test_upscaling_hears_of_it(tmp_path: Path) -> None:
+def test_upscaling_knows_of_it(tmp_path: Path) -> None:
     make_if(tmp_path / "m", stage=2)
     model = Counting(load(str(tmp_path / "m"), device="cpu"))
-    low = Image.new("RGB", (model.shape[2] // 4, model.shape[1] // 4), "grey")
+    low = Image.new("RGB", (model.info.size[1] // 4, model.info.size[0] // 4), "grey")
     rows = []
-    for ends in ((0.0, 1.0), FIRST_HALF):
+    for ends in ("0:1", "0:0.5"):
         model.rows.clear()
-        upscale(model, low, [1], ["a cat"], how(interval=ends))
+        do(Upscale, model, [1], "a cat", image=low, guidance_interval=ends, **HOW)
         rows.append(sum(model.rows))
     assert 6 < rows[1] < rows[0] == 12
 
 
 def test_nothing_to_guide_is_refused(models, tmp_path: Path) -> None:
-    for family in ("plain", "classes"):
-        with pytest.raises(UsageError, match="--guidance-interval"):
-            list(generate(models(family), [1], [None], Settings(steps=2, interval=FIRST_HALF)))
-    for folder, more, label in (
-        (make_run(tmp_path / "run", "one_step", "none"), {}, None),
-        (make_run(tmp_path / "plain", null=False), {"steps": 2}, "one"),
+    for model, fields in (
+        (models("plain"), {"steps": 2}),
+        (models("classes"), {"steps": 2}),
+        (load(str(make_run(tmp_path / "run", "one_step", "none"))), {}),
+        (load(str(make_run(tmp_path / "plain", null=False))), {"steps": 2, "classes": ["one"]}),
     ):
-        with pytest.raises(UsageError, match="--guidance-interval"):
-            list(generate(load(str(folder)), [1], [label], Settings(**more, interval=FIRST_HALF)))
+        with pytest.raises(UsageError, match=r"`guidance_interval`|one-step denoiser"):
+            do(Sample, model, [1], guidance_interval="0:0.5", **fields)
 
 
 def test_how_it_is_written() -> None:

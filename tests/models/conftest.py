@@ -240,6 +240,24 @@ def make_if(folder: Path, stage: int = 1) -> dict:
     return parts
 
 
+def make_dit(folder: Path, *, scheduler=None, id2label: dict[str, str] | None = None, **changes) -> dict:
+    """Write a tiny DiT pipeline with five classes, as facebook/DiT-XL-2-256 is laid out; return its parts."""
+    from diffusers import DDIMScheduler, DiTTransformer2DModel
+
+    torch.manual_seed(4)
+    config = {
+        "num_attention_heads": 2, "attention_head_dim": 8, "in_channels": 4, "out_channels": 8, "num_layers": 2,
+        "sample_size": 8, "patch_size": 2, "num_embeds_ada_norm": 5, "norm_num_groups": 4,
+    }  # fmt: skip
+    network = DiTTransformer2DModel(**config | changes).eval()
+    with torch.no_grad():  # the stock initialisation hardly tells classes apart
+        for block in network.transformer_blocks:
+            block.norm1.emb.class_embedder.embedding_table.weight.mul_(20)
+    parts = {"transformer": network, "vae": tiny_vae(), "scheduler": scheduler or DDIMScheduler(clip_sample=False)}
+    write_index(folder, "DiTPipeline", parts, **({} if id2label is None else {"id2label": id2label}))
+    return parts
+
+
 @pytest.fixture
 def embeddings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty embedding cache."""

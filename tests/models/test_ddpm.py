@@ -11,19 +11,13 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from diffkit.engine.samplers import GridDDIM
 from diffkit.engine.schedules import make_noise_scheduler
 from diffkit.errors import ModelError, UsageError
-from diffkit.models import load
+from diffkit.models import info, load, open_repo
 from diffkit.models.attention import BlockedAttnProcessor, set_attention
-from diffkit.models.ddpm import (
-    DDPM,
-    DDPMNetwork,
-    PixelCodec,
-    RunMeta,
-    build_network,
-    outline,
-    save_network,
-    save_pipeline,
-)
-from diffkit.models.hub import open_repo
+from diffkit.models.configuration import read_record
+from diffkit.models.ddpm import DDPM, PixelCodec
+from diffkit.models.memory import count_parameters
+from diffkit.models.meta import RunMeta
+from diffkit.models.network import DDPMNetwork, build_network, save_network, save_pipeline
 from diffkit.models.presets import PRESETS, padded_size, unet_arguments
 from diffkit.recipes.schema import ModelSpec, NoiseSpec
 from diffkit.types import Cond
@@ -83,7 +77,7 @@ def test_padding_is_said_and_undone(caplog: pytest.LogCaptureFixture) -> None:
         net = network(size=9)
     assert "padded to 10" in caplog.text
     model = DDPM(net, DDPMScheduler(), meta(size=9))
-    assert model.shape == (1, 10, 10)
+    assert (model.info.sample, model.info.size) == ((1, 10, 10), (9, 9))
     images = torch.rand(2, 1, 9, 9)
     padded = model.codec.encode(images)
     assert padded.shape == (2, 1, 10, 10)
@@ -134,8 +128,10 @@ def test_saved_and_loaded_predicts_the_same(tmp_path: Path, kind: str) -> None:
     net = network(kind, 9)
     save_pipeline(tmp_path / "run", net, make_noise_scheduler(NoiseSpec()), meta(kind, 9))
     model = load(str(tmp_path / "run"), device="cpu")
-    assert model.meta == meta(kind, 9)
-    assert model.class_names == (NAMES if kind != "none" else [])
+    record, read = read_record(open_repo(tmp_path / "run"))
+    assert read == meta(kind, 9)
+    assert model.info.record == record
+    assert model.info.classes == (tuple(NAMES) if kind != "none" else ())
     set_attention(net.unet, "auto", "cpu")
     x, t = torch.randn(2, 1, 10, 10), torch.tensor(5)
     labels = None if kind == "none" else torch.tensor([1, 3])
@@ -157,20 +153,21 @@ def test_raw_weights_lie_beside_the_average(tmp_path: Path) -> None:
     net = network("concat")
     save_pipeline(tmp_path, net, DDPMScheduler(), meta("concat"))
     with pytest.raises(ModelError, match="no raw weights"):
-        load(str(tmp_path), device="cpu", weights="raw")
+        load(str(tmp_path), device="cpu", raw=True)
     with torch.no_grad():
         net.class_embedding.weight.add_(1.0)
     save_network(tmp_path / "unet_raw", net)
-    raw, ema = (load(str(tmp_path), device="cpu", weights=kind) for kind in ("raw", "ema"))
+    raw, ema = (load(str(tmp_path), device="cpu", raw=raw) for raw in (True, False))
     torch.testing.assert_close(raw.network.class_embedding.weight, ema.network.class_embedding.weight + 1.0)
 
 
 def test_a_flat_repository_of_old_names_is_read(tmp_path: Path) -> None:
     make_flat(tmp_path / "flat")
     model = load(str(tmp_path / "flat"), device="cpu")
-    assert model.shape == (3, 8, 8)
-    assert model.num_classes == 0
-    assert model.meta.prediction == "epsilon"
+    assert (model.info.sample, model.info.size, model.info.channels) == ((3, 8, 8), (8, 8), 3)
+    assert (model.info.conditioning, model.info.classes, model.info.null) == ("none", (), False)
+    assert model.info.scheduler.config.prediction_type == "epsilon"
+    assert model.info.record == {}
     assert model(torch.zeros(1, 3, 8, 8), torch.tensor(0), Cond()).out.shape == (1, 3, 8, 8)
 
 
@@ -178,7 +175,7 @@ def test_a_foreign_conditional_model_has_no_null_class(tmp_path: Path) -> None:
     net = network("embedding")
     net.unet.save_pretrained(tmp_path)
     model = load(str(tmp_path), device="cpu")
-    assert model.num_classes == 4
+    assert (model.info.classes, model.info.null, model.info.guidance) == (("0", "1", "2", "3"), False, 1.0)
     assert model.encode(["3"]).tensors["class_labels"].tolist() == [3]
     with pytest.raises(UsageError, match="without a null class"):
         model.uncond(1)
@@ -276,11 +273,11 @@ def test_meta_ignores_what_it_does_not_know_and_refuses_wrong_types() -> None:
             RunMeta.from_json(bad)
 
 
-def test_outline_counts_without_weights(tmp_path: Path) -> None:
+def test_parameters_are_counted_without_weights(tmp_path: Path) -> None:
     net = network("embedding")
     save_pipeline(tmp_path, net, DDPMScheduler(), meta("embedding"))
     (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").unlink()
-    assert outline(open_repo(tmp_path)).parameters == sum(p.numel() for p in net.parameters())
+    assert count_parameters(info(open_repo(tmp_path)).network) == sum(p.numel() for p in net.parameters())
 
 
 def test_unknown_family_and_foreign_scheduler_are_refused(tmp_path: Path) -> None:

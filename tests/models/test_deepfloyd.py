@@ -39,10 +39,10 @@ def test_parity_stage_one(tmp_path, embeddings, scale):
     parts = make_if(tmp_path / "m")
     theirs = run(stock(IFPipeline, parts), [3, 4], scale)
     model, made = load(str(tmp_path / "m"), device="cpu"), generators([3, 4])
-    assert (model.stage, model.shape) == (1, (3, 8, 8))
+    assert (model.info.source, model.info.sample) == ("noise", (3, 8, 8))
     set_grid(model.scheduler, 5)
     x = pure_noise(model.scheduler, model.noise(made))
-    net = cfg(model, model.uncond(1, NEGATIVE), scale)
+    net = cfg(model, model.encode([NEGATIVE]), scale)
     for step in denoise(net, x, model.scheduler, model.encode([PROMPT]).expand(2), generators=made):
         x = step.x
     close(x, theirs)
@@ -55,11 +55,11 @@ def test_parity_stage_two(tmp_path, embeddings):
     pipe = stock(lambda **p: IFSuperResolutionPipeline(**p, image_noising_scheduler=noising), parts)
     theirs = run(pipe, [3, 4], 4.0, image=small, noise_level=250)
     model, made = load(str(tmp_path / "m"), device="cpu"), generators([3, 4])
-    assert (model.stage, model.shape) == (2, (3, 16, 16))
+    assert (model.info.source, model.info.sample, model.info.noise_level) == ("small", (3, 16, 16), 250)
     set_grid(model.scheduler, 5)
     x = pure_noise(model.scheduler, model.noise(made))
-    extra = model.upscale_cond(small, made)
-    net = cfg(model, model.uncond(1, NEGATIVE).join(extra), 4.0)
+    extra = model.image_cond(small, made, noise_level=model.info.noise_level)
+    net = cfg(model, model.encode([NEGATIVE]).join(extra), 4.0)
     for step in denoise(net, x, model.scheduler, model.encode([PROMPT]).join(extra), generators=made):
         x = step.x
     close(x, theirs)
@@ -92,7 +92,7 @@ def test_other_samplers_without_learned_variance(tmp_path, embeddings):
     x = model.noise(made)
     for step in denoise(model, x, model.scheduler, model.encode([PROMPT]), steps=4, generators=made):
         x = step.x
-    assert x.shape == (1, *model.shape)
+    assert x.shape == (1, *model.info.sample)
     assert x.isfinite().all()
 
 
@@ -117,10 +117,10 @@ def test_wrong_use(tmp_path, embeddings):
     make_if(tmp_path / "two", stage=2)
     one, two = (load(str(tmp_path / name), device="cpu") for name in ("one", "two"))
     small = torch.zeros(1, 3, 8, 8)
-    with pytest.raises(UsageError, match="takes no image"):
-        one.upscale_cond(small, generators([0]))
+    with pytest.raises(UsageError, match="not from an image"):
+        one.image_cond(small, generators([0]))
     with pytest.raises(UsageError, match=r"outside 0\.\.999"):
-        two.upscale_cond(small, generators([0]), noise_level=1000)
+        two.image_cond(small, generators([0]), noise_level=1000)
     with pytest.raises(UsageError, match="3 channels beside the sample, got 0"):
         two(two.noise(generators([0])), torch.tensor(3), two.encode([PROMPT]))
     parts = {"unet": text_unet(**IF_UNET | {"in_channels": 5}), "scheduler": one.scheduler}
@@ -133,7 +133,10 @@ def test_wrong_use(tmp_path, embeddings):
 def test_grey_images_are_taken(tmp_path, embeddings):
     make_if(tmp_path / "two", stage=2)
     two, grey = load(str(tmp_path / "two"), device="cpu"), torch.rand(1, 1, 8, 8)
-    a, b = (two.upscale_cond(g, generators([0])).tensors["channels"] for g in (grey, grey.expand(-1, 3, -1, -1)))
+    a, b = (
+        two.image_cond(g, generators([0]), noise_level=250).tensors["channels"]
+        for g in (grey, grey.expand(-1, 3, -1, -1))
+    )
     assert torch.equal(a, b)
 
 

@@ -19,7 +19,9 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from diffkit.errors import ModelError
-from diffkit.models.hub import load_component, load_config, open_repo
+from diffkit.models.configuration import load_scheduler
+from diffkit.models.hub import open_repo
+from diffkit.models.weights import load_component
 from tests.models.conftest import drop_tensor, make_flat, make_pipeline
 from tests.models.fakehub import FakeHub
 
@@ -43,7 +45,7 @@ def test_flat_repository_with_old_names(tmp_path, weights, caplog):
         loaded = load_component(repo, UNet2DModel, repo.part("unet"))
     assert same(loaded, unet)
     assert not loaded.training
-    assert load_config(repo, "scheduler", "scheduler_config.json")["beta_end"] == 0.02
+    assert load_scheduler(repo).config.beta_end == 0.02
     notices = [r for r in caplog.records if "restricted unpickler" in r.message]
     assert len(notices) == (1 if weights == "bin" else 0)
 
@@ -87,7 +89,7 @@ def test_bin_outside_flat_repositories_needs_leave(tmp_path):
     repo = open_repo(tmp_path / "m")
     with pytest.raises(ModelError, match=r"pickled") as error:
         load_component(repo, UNet2DModel, "unet")
-    assert "--allow-pickle" in error.value.hint
+    assert "`allow_pickle`" in error.value.hint
     assert same(load_component(repo, UNet2DModel, "unet", allow_pickle=True), unet)
 
 
@@ -248,7 +250,7 @@ def test_hub_fetches_only_what_is_needed(tmp_path, fake_hub: FakeHub, monkeypatc
     assert same(load_component(open_repo("someone/tiny", revision=repo.revision), UNet2DModel, "unet"), unet)
     assert fake_hub.requests == []
     with pytest.raises(ModelError, match=r"scheduler_config\.json is not in the local cache") as error:  # partial cache
-        load_config(repo, "scheduler", "scheduler_config.json")
+        load_scheduler(repo)
     assert "hf download someone/tiny" in error.value.hint
 
 

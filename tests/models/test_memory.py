@@ -8,6 +8,7 @@ import torch
 from diffkit.errors import UsageError
 from diffkit.models import memory
 from diffkit.models.memory import MemoryPlan, count_parameters, default_dtype, make_plan, place
+from diffkit.types import Network
 from tests.models.conftest import text_unet
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -57,7 +58,8 @@ def test_unknown_level() -> None:
 
 def test_parameters_are_counted_without_making_them() -> None:
     unet = text_unet()
-    assert count_parameters(type(unet), unet.config) == sum(p.numel() for p in unet.parameters())
+    network = Network("unet", "UNet2DConditionModel", unet.config)
+    assert count_parameters(network) == sum(p.numel() for p in unet.parameters())
 
 
 def test_default_types() -> None:

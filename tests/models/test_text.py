@@ -198,7 +198,7 @@ import sys, torch
 from diffkit.models import load
 model = load(sys.argv[1], device="cpu")
 cond = model.encode(["a cat", ""])
-x = torch.randn(2, *model.shape)
+x = torch.randn(2, *model.info.sample)
 model.codec.decode(model(x, torch.tensor(500), cond).out)
 print(model.prompts.loads, sorted(m for m in sys.modules if m.startswith({HEAVY})))
 """

@@ -6,7 +6,6 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from diffkit.errors import DataError, UsageError
@@ -28,32 +27,6 @@ def png_header(width, height):
     chunk = b"IHDR" + ihdr
     end = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + end
-
-
-def test_float_conversion_is_exact_symmetric_and_undone():
-    pixels = torch.arange(256, dtype=torch.uint8)
-    x = images.to_float(pixels)
-    assert x.dtype == torch.float32
-    assert (x[0].item(), x[255].item()) == (-1.0, 1.0)
-    assert torch.equal(x, -x.flip(0))
-    torch.testing.assert_close(x.double(), torch.arange(256).double() / 127.5 - 1, atol=1e-7, rtol=0)
-    assert torch.equal(images.to_uint8(x), pixels)
-
-
-@pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_tensor_round_trip(mode):
-    image = Image.fromarray(ramp()).convert(mode)
-    x = images.to_tensor([image, image])
-    assert x.shape == (2, 1 if mode == "L" else 3, 24, 32)
-    back = images.from_tensor(x)
-    assert [b.mode for b in back] == [mode, mode]
-    assert back[1].tobytes() == image.tobytes()
-
-
-def test_from_tensor_clips_and_refuses_other_channels():
-    assert images.from_tensor(torch.full((1, 4, 4), 7.0))[0].getpixel((0, 0)) == 255
-    with pytest.raises(ValueError, match="1 or 3 channels"):
-        images.from_tensor(torch.zeros(1, 2, 4, 4))
 
 
 def test_sixteen_bits_are_scaled_not_clipped():

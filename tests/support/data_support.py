@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diffkit.data import Batch, Loader, open_dataset
+from diffkit.data import Batch, Dataset, Loader, open_dataset
 from diffkit.recipes.schema import DatasetSpec
 
 
@@ -79,3 +80,38 @@ def same(first: list[Batch], second: list[Batch]) -> None:
         assert (a.labels is None) == (b.labels is None)
         assert a.labels is None or b.labels is None or torch.equal(a.labels, b.labels)
         assert a.captions == b.captions
+
+
+TWO = [{"file_name": "img0.png", "text": "zero"}, {"file_name": "img1.png", "text": "one"}]
+
+
+def opened(path: Path | str, **fields: Any) -> Dataset:
+    return open_dataset(DatasetSpec(name=str(path), resolution=8, **fields))
+
+
+def captions(dataset: Dataset) -> list[str]:
+    assert dataset.source is not None
+    assert dataset.length is not None
+    return [dataset.source.caption(k) for k in range(dataset.length)]
+
+
+def lines(records: list[dict[str, Any]], end: str = "\n") -> str:
+    """The records as JSON Lines."""
+    return "".join(json.dumps(record, ensure_ascii=False) + end for record in records)
+
+
+def below(folder: str, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same entries, of files in a folder."""
+    return [{**record, "file_name": f"{folder}/{record['file_name']}"} for record in records]
+
+
+def write_table(path: Path, records: list[dict[str, Any]]) -> None:
+    """A metadata file in the form that the suffix says."""
+    import datasets
+
+    if path.suffix == ".jsonl":
+        path.write_text(lines(records), encoding="utf-8")
+    elif path.suffix == ".csv":
+        datasets.Dataset.from_list(records).to_csv(path)
+    else:
+        datasets.Dataset.from_list(records).to_parquet(path)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffkit.errors import UsageError
 from diffkit.models.attention import set_attention
-from diffkit.models.ddpm import build_network
+from diffkit.models.network import build_network
 from diffkit.recipes.reading import load_recipe
 from diffkit.recipes.schema import Recipe
 from diffkit.training.estimate import describe, estimate, estimate_recipe

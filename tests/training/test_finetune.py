@@ -9,11 +9,12 @@ from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, 
 from safetensors.torch import load_file, save_file
 from tiny_run import TINY
 
-from diffkit.errors import UsageError
+from diffkit.errors import ModelError, UsageError
 from diffkit.models import load
 from diffkit.recipes.reading import load_recipe
 from diffkit.training import fit
-from diffkit.training.finetune import fit_input, fit_output, load_pretrained
+from diffkit.training.finetune import at_source_size, fit_input, fit_output, load_pretrained
+from tests.support.families import make_run
 
 
 def unet(channels=3, size=16, **more):
@@ -195,6 +196,102 @@ def test_a_run_of_diffkit_is_a_source_too(tmp_path):
         outputs(network, x, 3, labels), outputs(model.network, x, 3, labels), atol=1e-6, rtol=1e-5
     )
     assert (Path(tmp_path) / "first" / "unet_raw" / "config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "sets", "size"),
+    [
+        ("celebahq-finetune", ["model.pretrained=SOURCE"], 16),  # the recipe's 256 suits the recipe's own source
+        ("digits", ["model.pretrained=SOURCE"], 16),
+        ("celebahq-finetune", ["model.pretrained=SOURCE", "dataset.resolution=24"], 24),
+        ("celebahq-finetune", ["dataset.resolution=24", "model.pretrained=SOURCE"], 24),
+        ("celebahq-finetune", [], 256),
+        ("celebahq-finetune", ["model.pretrained=google/ddpm-celebahq-256"], 256),
+        ("own, with a size", ["model.pretrained=SOURCE"], 32),
+        ("own, without", ["model.pretrained=SOURCE"], 16),
+        ("own, without", [], 64),  # nothing to start from: as in every recipe
+    ],
+)
+def test_the_size_is_the_sources_unless_somebody_gives_one(source, tmp_path, name, sets, size):
+    if name.startswith("own"):
+        own = tmp_path / "own.yaml"
+        own.write_text("dataset: {name: digits, resolution: 32}\n" if "with a" in name else "dataset: {name: digits}\n")
+        name = own
+    chosen = load_recipe(name, sets=[text.replace("SOURCE", str(source)) for text in sets], environ={})
+    if str(source) in str(chosen.model.pretrained):
+        chosen = at_source_size(chosen)
+    assert chosen.dataset.resolution == size
+
+
+def test_the_environment_gives_a_size_too(source):
+    chosen = load_recipe(
+        "celebahq-finetune", flags={"model.pretrained": str(source)}, environ={"DIFFKIT_DATASET__RESOLUTION": "24"}
+    )
+    assert at_source_size(chosen).dataset.resolution == 24
+
+
+def test_a_run_goes_on_at_the_sources_size(source, tmp_path, caplog):
+    sets = [f"model.pretrained={source}", "dataset.name=digits", "training.epochs=null", "training.steps=1",
+            "dataset.limit=20", "training.preview_images=4", "training.preview_steps=2",
+            f"output.dir={tmp_path / 'run'}"]  # fmt: skip
+    with caplog.at_level("INFO", "diffkit"):
+        fit(load_recipe("celebahq-finetune", sets=sets, environ={}))
+    assert "dataset.resolution is 16, the size of" in caplog.text
+    assert "goes on at" not in caplog.text
+    assert load(str(tmp_path / "run"), device="cpu").info.size == (16, 16)
+    assert "resolution: 16" in (tmp_path / "run" / "resolved.yaml").read_text()
+
+
+def test_a_padded_source_goes_on_as_it_was_padded(tmp_path):
+    """9 pixels in a network of 10: no multiple of 2, and its own size all the same."""
+    make_run(tmp_path / "padded", kind="none")
+    chosen = at_source_size(load_recipe("digits", sets=[f"model.pretrained={tmp_path / 'padded'}"], environ={}))
+    assert chosen.dataset.resolution == 9
+    network, _, _ = load_pretrained(chosen, (1, 9, 9), 0)
+    assert network.unet.config.sample_size == 10
+    with pytest.raises(UsageError, match="no multiple of 2"):
+        load_pretrained(chosen, (1, 7, 7), 0)
+
+
+def test_an_oblong_source_needs_a_size(source):
+    path = source / "unet" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sample_size": [16, 32]}))
+    chosen = load_recipe("celebahq-finetune", sets=[f"model.pretrained={source}"], environ={})
+    with pytest.raises(UsageError, match="32x16") as caught:
+        at_source_size(chosen)
+    assert "dataset.resolution" in caught.value.hint
+    network, _, _ = load_pretrained(recipe(source), (3, 16, 16), 0)
+    assert network.unet.config.sample_size == 16
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "named"),
+    [
+        ("unet/config.json", {"class_embed_type": "timestep"}, "class_embed_type"),
+        ("unet/config.json", {"in_channels": 4, "out_channels": 4}, "in_channels is 4"),
+        ("unet/config.json", {"in_channels": 2, "out_channels": 2}, "in_channels is 2"),
+        ("unet/config.json", {"sample_size": None}, "sample_size"),
+        ("unet/config.json", {"out_channels": 6}, "variance"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "noise"}, "prediction_type"),
+    ],
+)
+def test_a_source_that_cannot_be_understood_is_refused_before_its_weights(source, file, changes, named):
+    for weights in source.rglob("*.safetensors"):
+        weights.unlink()
+    path = source / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(ModelError, match=named):
+        load_pretrained(recipe(source), (3, 16, 16), 0)
+
+
+def test_an_old_configuration_predicts_what_it_was_trained_to(source):
+    """Before diffusers 0.6 prediction_type "sample" was predict_epsilon false, which today's diffusers ignores."""
+    path = source / "scheduler" / "scheduler_config.json"
+    config = {k: v for k, v in json.loads(path.read_text()).items() if k != "prediction_type"}
+    path.write_text(json.dumps(config | {"predict_epsilon": False}))
+    _, scheduler, prediction = load_pretrained(recipe(source), (3, 16, 16), 0)
+    assert prediction == scheduler.config.prediction_type == "sample"
+    assert load(str(source), device="cpu").scheduler.config.prediction_type == "sample"
 
 
 def test_a_dry_run_looks_at_the_source(source, tmp_path, run_cli):

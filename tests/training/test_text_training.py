@@ -51,8 +51,8 @@ def test_stock_ifpipeline_and_our_own_sampling_draw_the_same_pictures(finished, 
         prompts, generator=generators(seeds), guidance_scale=scale, num_inference_steps=7, output_type="pt"
     ).images
     model, made = load(str(folder), device="cpu"), generators(seeds)
-    assert model.family == "deepfloyd"
-    assert model.shape == (3, 8, 8)
+    assert model.info.family == "deepfloyd"
+    assert model.info.sample == (3, 8, 8)
     set_grid(model.scheduler, 7)
     x = pure_noise(model.scheduler, model.noise(made))
     for step in denoise(cfg(model, model.uncond(1), scale), x, model.scheduler, model.encode(prompts), generators=made):

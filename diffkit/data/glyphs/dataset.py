@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diffkit.data import order
+from diffkit.data import fingerprint, order
+from diffkit.data.columns import find_columns
 from diffkit.data.glyphs import drawing
 from diffkit.data.glyphs.composition import SPLITS, Plan
 from diffkit.data.glyphs.fonts import STROKES, Masks, letter_masks
@@ -63,7 +64,7 @@ class Glyphs:
         """See `Row`.
 
         Raises:
-            DataError: An unknown split, or a local copy that holds no digits of ten classes.
+            DataError: An unknown split or column, or a local copy that holds no digits of ten classes.
             ModelError: Neither a local copy nor the Hub.
             UsageError: No pictures at all.
         """
@@ -75,6 +76,10 @@ class Glyphs:
             )
         if spec.streaming:
             raise UsageError("dataset glyphs is drawn, not streamed", "Leave dataset.streaming out.")
+        find_columns(
+            {"image": "image", "caption": "text"}, image=spec.image_column, label=spec.class_column,
+            caption=spec.caption_column, what="dataset glyphs",
+        )  # fmt: skip
         digits = _digits(self.mnist or os.environ.get(ENVIRONMENT, ""), spec.split)
         return GlyphSource(digits, size=self.size, seed=self.seed, split=spec.split, pixels=spec.resolution)
 
@@ -92,6 +97,10 @@ class Digits:
         self._source = source
         self.rows = [chosen[source.labels[chosen] == k] for k in range(10)]
         self._cache: dict[int, Masks] = {}
+
+    def fingerprint(self) -> str:
+        """Another text where the digits are others."""
+        return fingerprint.of_blobs([self._source.fingerprint(len(self._source)).encode(), *map(bytes, self.rows)])
 
     def read(self, index: int) -> Masks:
         """Digit at a position of the source: uint8 (28, 28), ink 255."""
@@ -188,6 +197,12 @@ class GlyphSource:
     def caption(self, index: int) -> str:
         """See `Source`."""
         return self.plan.caption(int(index))
+
+    def fingerprint(self, length: int) -> str:
+        """See `Source`: the digits, the letters and the plan."""
+        kinds = (self.plan.kind, self.plan.glyph, self.plan.shape, self.plan.ink, self.plan.ground)
+        parts = [np.ascontiguousarray(kind[:length]).tobytes() for kind in kinds]
+        return fingerprint.of_blobs([self._digits.fingerprint().encode(), self._letters.tobytes(), *parts])
 
     @torch.no_grad()
     def render(self, rows: order.Ints) -> Masks:

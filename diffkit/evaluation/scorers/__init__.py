@@ -1,11 +1,11 @@
-"""How well pictures match prompts: scorers by name, and the two numbers that the illusions' paper ranks by.
+"""How well pictures match prompts: scorers by name.
 
-One file per scorer; `base.py` holds their protocol, their registry and the two numbers. Nothing here draws a picture.
+One file per scorer; `base.py` holds their registry. Nothing here draws a picture.
 """
 
 from __future__ import annotations
 
-from diffkit.evaluation.scorers.base import CHUNK, SCORERS, Scorer, alignment, concealment, parse_scorer, score_matrix
+from diffkit.evaluation.scorers.base import CHUNK, SCORERS, parse_scorer
 from diffkit.evaluation.scorers.classifier import CLASSIFIER_FILE, ClassifierScorer
 from diffkit.evaluation.scorers.clip import CLIP_ID, ClipScorer
 from diffkit.evaluation.scorers.diffusion import DiffusionScorer, check_judge
@@ -18,10 +18,6 @@ __all__ = [
     "ClassifierScorer",
     "ClipScorer",
     "DiffusionScorer",
-    "Scorer",
-    "alignment",
     "check_judge",
-    "concealment",
     "parse_scorer",
-    "score_matrix",
 ]

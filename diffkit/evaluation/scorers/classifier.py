@@ -14,7 +14,8 @@ from torch import Tensor
 
 from diffkit.errors import UsageError, did_you_mean
 from diffkit.evaluation.classifier import SmallCNN, load_classifier, read_names
-from diffkit.evaluation.scorers.base import CHUNK, SCORERS, in_channels
+from diffkit.evaluation.scorers.base import CHUNK, SCORERS
+from diffkit.pictures.tensors import in_channels
 
 CLASSIFIER_FILE = "classifier.safetensors"
 

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffkit.errors import ModelError
-from diffkit.evaluation.scorers.base import CHUNK, SCORERS, in_channels
+from diffkit.evaluation.scorers.base import CHUNK, SCORERS
+from diffkit.pictures.tensors import in_channels
 
 if TYPE_CHECKING:
-    from diffkit.models.hub import Repo
+    from diffkit.models.repo import Repo
 
 CLIP_ID = "openai/clip-vit-large-patch14"  # has safetensors; the smaller ones of its family have none
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -59,7 +60,7 @@ class ClipScorer:
         """The model, its tokenizer, and mean and deviation of the pixels it was trained on."""
         from transformers import CLIPModel
 
-        from diffkit.models.hub import load_component
+        from diffkit.models.weights import load_component
 
         repo = self._repo
         tokenizer = _clip_tokenizer(repo)
@@ -109,7 +110,7 @@ def _square_cut(images: Tensor, size: int) -> Tensor:
 
 
 def _clip_tokenizer(repo: Repo) -> Any:
-    from diffkit.models.hub import quiet_libraries
+    from diffkit.models.weights import quiet_libraries
 
     names = [f for f in repo.files() if "/" not in f and f.endswith((".json", ".txt"))]
     if "tokenizer.json" not in names and not {"vocab.json", "merges.txt"} <= set(names):

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +21,13 @@ from torch import Tensor
 from diffkit.engine.levels import network_level, x0_of
 from diffkit.engine.samplers import is_flow
 from diffkit.errors import UsageError, did_you_mean
-from diffkit.evaluation.scorers.base import CHUNK, SCORERS, in_channels
-from diffkit.types import Cond
+from diffkit.evaluation.scorers.base import CHUNK, SCORERS
+from diffkit.models.vocabulary import unknown_words, words_of
+from diffkit.pictures.tensors import in_channels
+from diffkit.types import Cond, Model, ModelInfo
 
 if TYPE_CHECKING:
-    from diffkit.models.hub import Repo
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 # Where the noise stands, as tan(angle) = noise / signal, which is the same on every schedule. Of 200 held-out digits
 # one pair of level and noise is right for 42 % (of ten) at 66 degrees, 77 % at 71.5, 72 % at 82; these eight together
@@ -60,7 +62,7 @@ class DiffusionScorer:
     tau: ClassVar[float] = 1.0
     source: str = ""
     device: str = "cpu"
-    model: Any = field(default=None, compare=False, repr=False)
+    model: Model | None = field(default=None, compare=False, repr=False)
     max_batch: int | None = None
 
     def check(self, prompts: Sequence[str] = ()) -> None:
@@ -71,12 +73,12 @@ class DiffusionScorer:
             ModelError: There is no such model.
         """
         if self.source:
-            from diffkit.models.hub import open_repo
+            from diffkit.models import info, open_repo
 
-            check_judge(open_repo(self.source), prompts)
+            check_judge(info(open_repo(self.source)), prompts)
 
     @cached_property
-    def _judge(self) -> Any:
+    def _judge(self) -> Model:
         if not self.source:
             if self.model is None:
                 raise UsageError("scorer model: no model is drawing", "Give model:ID_OR_FOLDER.")
@@ -96,9 +98,9 @@ class DiffusionScorer:
         """
         judge, asked = self._judge, list(dict.fromkeys(prompts))
         others = alternatives(judge, asked)
-        null = [None] if _has_null(judge) else []
+        null = [None] if judge.info.null else []
         cond = judge.encode([*asked, *null, *others])
-        clean = judge.codec.encode(_fitted(judge, images.to(judge.device).float().clamp(-1, 1))).float()
+        clean = judge.codec.encode(_fitted(judge.info, images.to(judge.device).float().clamp(-1, 1))).float()
         rows = torch.arange(len(asked) + len(null) + len(others)).expand(len(clean), -1)
         if len(others) > RIVALS:
             rows, some = rows[:, : -len(others)], rows[:, -len(others) :]
@@ -113,7 +115,7 @@ class DiffusionScorer:
 
 
 def denoising_errors(
-    judge: Any, clean: Tensor, cond: Cond, angles: Sequence[float], *, seed: int, rows: Tensor | None = None,
+    judge: Model, clean: Tensor, cond: Cond, angles: Sequence[float], *, seed: int, rows: Tensor | None = None,
     max_batch: int | None = None,
 ) -> Tensor:  # fmt: skip
     """Noise clean samples, let every condition clean them, and measure what is left.
@@ -151,7 +153,7 @@ def denoising_errors(
         CHUNK,
         max_batch,
         max(1, _SAMPLES // clean[0].numel()),
-        getattr(getattr(judge, "memory", None), "max_batch", None),
+        judge.row_limit,
     ]
     found = []
     for part in torch.arange(math.prod(sizes), device=clean.device).split(min(n for n in limits if n)):
@@ -162,46 +164,37 @@ def denoising_errors(
     return torch.cat(found).reshape(sizes)
 
 
-def check_judge(repo: Repo, prompts: Sequence[str] = ()) -> None:
-    """Refuse a model that cannot judge prompts, from its files and without its weights.
+def check_judge(info: ModelInfo, prompts: Sequence[str] = ()) -> None:
+    """Refuse a model that cannot judge prompts, from what it says of itself.
 
     Raises:
         UsageError: It knows neither prompts nor classes, has no noise levels or needs a picture to start from; or a
-            prompt holds words that it was never told, or is none of its classes.
-        ModelError: No family can load it, or a file is missing.
+            prompt holds words that it does not know, or is none of its classes.
     """
-    from diffkit.illusions.checks import space_in
-    from diffkit.models import family_of
-    from diffkit.models.hub import load_config
-    from diffkit.models.vocabulary import unknown_words
-
-    family, config = family_of(repo), load_config(repo, repo.part("unet"), "config.json")
-    meta = repo.json("diffkit.json") or {}
-    other = "Give --scorer clip, or another model:ID_OR_FOLDER."
-    if family != "ddpm" and not space_in(repo).whole:
-        raise UsageError(f"scorer model: {repo.id} needs a picture to start from (inpainting or upscaling)", other)
-    if meta.get("prediction") == "one_step":
-        raise UsageError(f"scorer model: {repo.id} is a one-step denoiser, which knows one noise level", other)
-    if family != "ddpm":
-        if strange := unknown_words(" ".join(prompts), repo):
+    other = "Give `scorer` clip, or another model:ID_OR_FOLDER."
+    if info.source != "noise":
+        raise UsageError(f"scorer model: {info.id} needs a picture to start from (inpainting or upscaling)", other)
+    if info.one_step:
+        raise UsageError(f"scorer model: {info.id} is a one-step denoiser, which knows one noise level", other)
+    if info.conditioning == "none":
+        raise UsageError(f"scorer model: {info.id} knows neither prompts nor classes", other)
+    if info.text:
+        if strange := unknown_words(" ".join(prompts), info.vocabulary):
             words = ", ".join(map(repr, dict.fromkeys(strange)))
             raise UsageError(
-                f"scorer model: {repo.id} was never told what {words} means",
-                f"`diffkit inspect {repo.id}` lists its words. {other}",
+                f"scorer model: {info.id} was never told what {words} means",
+                f"`diffkit inspect {info.id}` lists its words. {other}",
             )
         return
-    names = meta.get("class_names") or [str(k) for k in range(int(config.get("num_class_embeds") or 0))]
-    if not names and meta.get("conditioning", "none") == "none":
-        raise UsageError(f"scorer model: {repo.id} knows neither prompts nor classes", other)
     for prompt in prompts:
-        if prompt not in names and not (prompt.isdecimal() and int(prompt) < len(names)):
+        if prompt not in info.classes and not (prompt.isdecimal() and int(prompt) < len(info.classes)):
             raise UsageError(
-                f"scorer model: {prompt!r} is not one of the {len(names)} classes of {repo.id}",
-                did_you_mean(prompt, names),
+                f"scorer model: {prompt!r} is not one of the {len(info.classes)} classes of {info.id}",
+                did_you_mean(prompt, info.classes),
             )
 
 
-def alternatives(judge: Any, prompts: Sequence[str]) -> list[str]:
+def alternatives(judge: Model, prompts: Sequence[str]) -> list[str]:
     """Return what a picture may show instead of what prompts say, up to `MOST` of it, always the same.
 
     Of a model of classes these are the other classes. Of one that diffkit trained on captions they are the prompts with
@@ -210,46 +203,33 @@ def alternatives(judge: Any, prompts: Sequence[str]) -> list[str]:
     Raises:
         UsageError: A model that knows neither prompts nor classes.
     """
-    classes = getattr(judge, "num_classes", None)
-    if classes == 0:
-        raise UsageError(f"scorer model: {judge.id} knows neither prompts nor classes", "Give another --scorer.")
-    if classes is not None:
-        same = set(judge.encode(prompts).tensors["class_labels"].tolist())
-        found = [name for k, name in enumerate(judge.class_names) if k not in same]
+    info = judge.info
+    if info.conditioning == "none":
+        raise UsageError(f"scorer model: {info.id} knows neither prompts nor classes", "Give another `scorer`.")
+    if info.conditioning == "class":
+        same = set(judge.encode(list(prompts)).tensors["class_labels"].tolist())
+        found = [name for k, name in enumerate(info.classes) if k not in same]
     else:
-        found = _changed(prompts, _words(judge))
+        found = _changed(prompts, words_of(info.vocabulary or ()))
     if len(found) <= MOST:
         return found
     return random.Random(SEED).sample(found, MOST)
 
 
-def _words(judge: Any) -> list[str]:
-    from diffkit.models.vocabulary import vocabulary
-
-    repo: Repo | None = getattr(judge, "repo", None)
-    if repo is None or (repo.json("diffkit.json") or {}).get("conditioning") != "text":
-        return []
-    return vocabulary(repo) or []
-
-
 def _changed(prompts: Sequence[str], words: Sequence[str]) -> list[str]:
-    told = [prompt.split() for prompt in prompts]
-    shared = set.intersection(*map(set, told)) if len(told) > 1 else set()
+    split = [prompt.split() for prompt in prompts]
+    shared = set.intersection(*map(set, split)) if len(split) > 1 else set()
     found = {
         " ".join([*text[:k], word, *text[k + 1 :]])
-        for text in told for k in range(len(text)) if text[k] not in shared for word in words
+        for text in split for k in range(len(text)) if text[k] not in shared for word in words
     }  # fmt: skip
-    known = {_heard(prompt) for prompt in prompts}
-    return sorted(text for text in found if _heard(text) not in known)
+    known = {_plain_words(prompt) for prompt in prompts}
+    return sorted(text for text in found if _plain_words(text) not in known)
 
 
-def _heard(prompt: str) -> tuple[str, ...]:
+def _plain_words(prompt: str) -> tuple[str, ...]:
     """The words of a prompt: a full stop and capitals say nothing."""
     return tuple(re.findall(r"\w+", prompt.lower()))
-
-
-def _has_null(judge: Any) -> bool:
-    return getattr(judge, "num_classes", None) is None or bool(judge.meta.null_class)
 
 
 def _log_probability(logits: Tensor, k: int) -> Tensor:
@@ -258,20 +238,15 @@ def _log_probability(logits: Tensor, k: int) -> Tensor:
     return -F.softplus(others - logits[:, k])
 
 
-def _fitted(judge: Any, images: Tensor) -> Tensor:
+def _fitted(info: ModelInfo, images: Tensor) -> Tensor:
     """Pictures in the colours and at the size of a model's own."""
-    channels, height, width = judge.shape
-    if side := getattr(getattr(judge, "meta", None), "resolution", 0):
-        height = width = side
-    factor = getattr(judge.codec, "factor", 1)
-    height, width = height * factor, width * factor
-    images = in_channels(images, 1 if channels == 1 else 3)
-    if tuple(images.shape[-2:]) == (height, width):
+    images = in_channels(images, info.channels)
+    if tuple(images.shape[-2:]) == info.size:
         return images
-    return F.interpolate(images, (height, width), mode="bicubic", antialias=True).clamp(-1, 1)
+    return F.interpolate(images, info.size, mode="bicubic", antialias=True).clamp(-1, 1)
 
 
-def _every_level(scheduler: Any) -> Any:
+def _every_level(scheduler: SchedulerMixin) -> SchedulerMixin:
     """A scheduler of the same schedule that has a level for every integer timestep, where samplers have a few."""
     if is_flow(scheduler):
         return scheduler
@@ -280,7 +255,7 @@ def _every_level(scheduler: Any) -> Any:
     return DDPMScheduler.from_config(scheduler.config)
 
 
-def _timestep(scheduler: Any, angle: float) -> int:
+def _timestep(scheduler: SchedulerMixin, angle: float) -> int:
     """The first timestep whose noise is at least as strong as the angle says; the last one where none is."""
     low, high = 1 if is_flow(scheduler) else 0, int(scheduler.config.num_train_timesteps) - 1
     while low < high:

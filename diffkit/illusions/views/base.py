@@ -26,11 +26,13 @@ class Look:
         spatial: It only moves pixels; a learned variance moves with them.
         latent: "close": the latents of a convolutional autoencoder may be viewed in place of the picture, which is
             nearly the same; "decode": only the decoded picture can be viewed.
+        square: It acts on squares only.
     """
 
     name: ClassVar[str]
     spatial: ClassVar[bool] = True
     latent: ClassVar[str] = "decode"
+    square: ClassVar[bool] = True
 
     @property
     def spec(self) -> str:
@@ -45,7 +47,7 @@ class Look:
         """
 
     def apply(self, x: Tensor) -> Tensor:
-        """Look at (B, C, H, W), H = W, in this way."""
+        """Look at (B, C, H, W), H = W where the view needs that, in this way."""
         raise NotImplementedError
 
     def invert(self, x: Tensor) -> Tensor:
@@ -60,26 +62,26 @@ class Look:
         """Draw the way from the picture as it is to the picture seen through the view.
 
         Args:
-            image: A square picture, "L" or "RGB".
+            image: A picture, "L" or "RGB"; a square one where the view needs that.
             progress: 0 (the picture itself) to 1 (exactly what `apply` makes of it).
 
         Returns:
             A picture of the same size and mode, white where nothing is.
 
         Raises:
-            UsageError: The picture is not square, or `check` refuses its size.
+            UsageError: The picture is not square and has to be, or `check` refuses its size.
         """
-        if image.width != image.height:
+        if self.square and image.width != image.height:
             raise UsageError(f"view {self.spec}: a picture of {image.width}x{image.height} pixels is not square")
         self.check(image.width)
         image = image if image.mode in ("L", "RGB") else image.convert("RGB")
         if progress <= 0.0:
             return image.copy()
-        return self.seen(image) if progress >= 1.0 else self.between(image, progress)
+        return self.viewed(image) if progress >= 1.0 else self.between(image, progress)
 
-    def seen(self, image: Image.Image) -> Image.Image:
+    def viewed(self, image: Image.Image) -> Image.Image:
         """Apply the view to a picture."""
-        from diffkit.pictures.images import from_tensor, to_tensor
+        from diffkit.pictures.tensors import from_tensor, to_tensor
 
         return from_tensor(self.apply(to_tensor(image)))[0]
 
@@ -105,7 +107,7 @@ class Moving(Look):
 
 
 VIEWS: Registry[Look] = Registry("view")
-MAX_SEED = 2**63 - 1  # as of --seed
+MAX_SEED = 2**63 - 1  # as of pictures
 
 
 def side(view: Look, x: Tensor) -> int:

@@ -1,7 +1,7 @@
 """The drawing of animations: pictures turned over, turned, faded, slid, and pieces carried across a white canvas.
 
-Nothing here knows of views; every function takes a square picture ("L" or "RGB") and gives one of the same size and
-mode. In between the ends the drawing may interpolate: it is shown, never computed with.
+Nothing here knows of views; every function takes a picture ("L" or "RGB") and gives one of the same size and mode.
+Those that move pieces need a square. In between the ends the drawing may interpolate: it is shown, never computed with.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from PIL import Image
 Array = np.ndarray[Any, Any]
 
 
-def ease(progress: float) -> float:
-    """Slow at both ends: 3 p^2 - 2 p^3."""
-    return progress * progress * (3.0 - 2.0 * progress)
+def smoothstep(share: float) -> float:
+    """Return 3 s^2 - 2 s^3 of a share, cut to [0, 1]: it starts and ends at rest."""
+    share = min(max(share, 0.0), 1.0)
+    return share * share * (3.0 - 2.0 * share)
 
 
 def canvas(image: Image.Image) -> Image.Image:
@@ -27,10 +28,10 @@ def canvas(image: Image.Image) -> Image.Image:
 
 def turned_over(image: Image.Image, behind: Image.Image, progress: float) -> Image.Image:
     """Turn a card about its horizontal axis: the front grows thin, then what is behind comes up."""
-    size, result = image.width, canvas(image)
-    height = max(1, round(size * abs(math.cos(math.pi * progress))))
+    result = canvas(image)
+    height = max(1, round(image.height * abs(math.cos(math.pi * progress))))
     face = image if progress < 0.5 else behind
-    result.paste(face.resize((size, height), Image.Resampling.BILINEAR), (0, (size - height) // 2))
+    result.paste(face.resize((image.width, height), Image.Resampling.BILINEAR), (0, (image.height - height) // 2))
     return result
 
 
@@ -39,12 +40,12 @@ def turned(image: Image.Image, degrees: float, total: float) -> Image.Image:
 
     A half turn stays at its smallest on its way: growing at each quarter would make it pulsate.
     """
-    angle = abs(degrees)
+    angle, oblong = abs(degrees), max(image.width / image.height, image.height / image.width)
     if abs(total) > 90.0:
-        angle = min(angle, abs(total) - angle, 45.0)
-    fitting = abs(math.cos(math.radians(angle))) + abs(math.sin(math.radians(angle)))
-    middle, result = ((image.width - 1) / 2,) * 2, canvas(image)
-    stick(result, image, None, middle, middle, degrees, 1.0 / fitting)
+        angle = min(angle, abs(total) - angle, math.degrees(math.atan(oblong)))
+    larger = abs(math.cos(math.radians(angle))) + abs(math.sin(math.radians(angle))) * oblong
+    middle, result = ((image.width - 1) / 2, (image.height - 1) / 2), canvas(image)
+    stick(result, image, None, middle, middle, degrees, 1.0 / larger)
     return result
 
 
@@ -94,7 +95,7 @@ def moved(image: Image.Image, table: Array, progress: float) -> Image.Image:
         table: (size * size,), pixel i of the view is pixel table[i] of the picture.
         progress: 0 to 1.
     """
-    size, done = image.width, ease(progress)
+    size, done = image.width, smoothstep(progress)
     pixels = np.asarray(image).reshape(size * size, -1)
     ends = np.arange(size * size)
     rows, columns = (

@@ -95,7 +95,7 @@ def table(size: int, count: int, seed: int) -> Array:
 def drawn(image: Image.Image, count: int, seed: int, progress: float) -> Image.Image:
     """Draw the pieces on their way, each along a straight line and turning as it goes."""
     size = image.width
-    cell, owner, done = size // count, owners(size, count), frames.ease(progress)
+    cell, owner, done = size // count, owners(size, count), frames.smoothstep(progress)
     canvas = frames.canvas(image)
     for move in moves(count, seed):
         turn = (move.quarters if move.quarters < 3 else -1) * 90.0 * done

@@ -70,22 +70,22 @@ def check_view(view: View, size: int, channels: int = 3, samples: int | None = N
     count = samples or max(2, -(-200_000 // (channels * size * size)))
     dice = torch.Generator().manual_seed(0)
     x, y = (torch.randn(count, channels, size, size, generator=dice, dtype=torch.float64) for _ in range(2))
-    seen, other = view.apply(x), view.apply(y)
-    if seen.shape != x.shape:
-        reason = f"It makes {tuple(seen.shape)} of pictures of the shape {tuple(x.shape)}; the shape must stay."
+    viewed, other = view.apply(x), view.apply(y)
+    if viewed.shape != x.shape:
+        reason = f"It makes {tuple(viewed.shape)} of pictures of the shape {tuple(x.shape)}; the shape must stay."
         nan = float("nan")
         return ViewReport(nan, nan, nan, nan, nan, nan, nan, None, [reason])
-    mixed = view.apply(0.6 * x - 1.7 * y) - (0.6 * seen - 1.7 * other)
+    mixed = view.apply(0.6 * x - 1.7 * y) - (0.6 * viewed - 1.7 * other)
     values = {
-        "inverse": max(_largest(view.invert(seen) - x), _largest(view.apply(view.invert(x)) - x)),
-        "norm": _largest(seen.flatten(1).norm(dim=1) / x.flatten(1).norm(dim=1) - 1.0),
+        "inverse": max(_largest(view.invert(viewed) - x), _largest(view.apply(view.invert(x)) - x)),
+        "norm": _largest(viewed.flatten(1).norm(dim=1) / x.flatten(1).norm(dim=1) - 1.0),
         "linearity": _largest(mixed),
-        "variance_law": _largest(view.invert_var(seen**2) - x**2),
-        "mean": float(seen.mean()),
-        "variance": float(seen.var()),
-        "neighbours": _neighbours(seen),
+        "variance_law": _largest(view.invert_var(viewed**2) - x**2),
+        "mean": float(viewed.mean()),
+        "variance": float(viewed.var()),
+        "neighbours": _neighbours(viewed),
     }
-    kept, changed = _kept(view, size), float((seen != x).double().mean())
+    kept, changed = _kept(view, size), float((viewed != x).double().mean())
     return ViewReport(**values, kept=kept, reasons=_reasons(values, x.numel()), hints=_hints(kept, changed))
 
 

@@ -25,6 +25,7 @@ class Identity(Look):
     """The picture as it is."""
 
     latent: ClassVar[str] = "close"
+    square: ClassVar[bool] = False
 
     def apply(self, x: Tensor) -> Tensor:
         """Return x."""
@@ -45,6 +46,7 @@ class Flip(Look):
     """Mirrored, top to bottom."""
 
     latent: ClassVar[str] = "close"
+    square: ClassVar[bool] = False
 
     def apply(self, x: Tensor) -> Tensor:
         """Flip the rows of (B, C, H, W)."""
@@ -56,7 +58,7 @@ class Flip(Look):
 
     def between(self, image: Image.Image, progress: float) -> Image.Image:
         """Turn about the horizontal axis."""
-        return frames.turned_over(image, self.seen(image), progress)
+        return frames.turned_over(image, self.viewed(image), progress)
 
 
 class _Turn(Look):
@@ -66,13 +68,15 @@ class _Turn(Look):
     quarters: ClassVar[int]
 
     def apply(self, x: Tensor) -> Tensor:
-        """Turn (B, C, H, W), H = W."""
-        side(self, x)
+        """Turn (B, C, H, W)."""
+        if self.square:
+            side(self, x)
         return torch.rot90(x, -self.quarters, (-2, -1))
 
     def invert(self, x: Tensor) -> Tensor:
         """Turn back."""
-        side(self, x)
+        if self.square:
+            side(self, x)
         return torch.rot90(x, self.quarters, (-2, -1))
 
     def between(self, image: Image.Image, progress: float) -> Image.Image:
@@ -101,6 +105,7 @@ class RotateCcw(_Turn):
 class Rotate180(_Turn):
     """Turned upside down."""
 
+    square: ClassVar[bool] = False
     quarters: ClassVar[int] = 2
 
 
@@ -108,6 +113,8 @@ class Rotate180(_Turn):
 @dataclass(frozen=True)
 class Negate(Look):
     """The negative: black and white, and all colours, are exchanged."""
+
+    square: ClassVar[bool] = False
 
     spatial: ClassVar[bool] = False
 
@@ -121,7 +128,7 @@ class Negate(Look):
 
     def between(self, image: Image.Image, progress: float) -> Image.Image:
         """Fade through grey."""
-        return frames.faded(image, self.seen(image), progress)
+        return frames.faded(image, self.viewed(image), progress)
 
 
 @VIEWS.register("skew")

@@ -1,0 +1,100 @@
+"""What fields of a job are made of: names of options, images by path or from memory, messages of wrong values."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
+
+from diffkit.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MEMORY = "memory:"  # what stands in a picture's metadata for an image that no file holds, with the hash of its pixels
+
+
+@dataclass(frozen=True)
+class Option:
+    """How the command line calls a field.
+
+    Attributes:
+        names: Without dashes, the long one first; a second one behind a slash stands for the opposite: "raw/ema".
+        metavar: What stands for its value in the help.
+        argument: It is no option but a positional argument.
+    """
+
+    names: tuple[str, ...] = ()
+    metavar: str | None = None
+    argument: bool = False
+
+
+def opt(*names: str, metavar: str | None = None) -> Option:
+    """Call a field's option by these names; without any, by the field's name with dashes."""
+    return Option(names, metavar)
+
+
+def arg(metavar: str) -> Option:
+    """Make a field a positional argument."""
+    return Option(metavar=metavar, argument=True)
+
+
+def _image_file(value: Any) -> Path | Image.Image | None:
+    if value is None or isinstance(value, Path):
+        return value
+    if isinstance(value, str):
+        if value.startswith(MEMORY):
+            raise DataError(
+                "it was drawn from an image in memory, which no file holds", "Draw it again by the Python function."
+            )
+        return Path(value)
+    if type(value).__module__.startswith("PIL."):
+        image: Image.Image = value
+        return image
+    raise ValueError("must be the path of an image, or a PIL image")
+
+
+def _image_text(value: Path | Image.Image | None) -> str | None:
+    if value is None or isinstance(value, Path):
+        return None if value is None else str(value)
+    return MEMORY + pixel_digest(value)
+
+
+def pixel_digest(image: Image.Image) -> str:
+    """Return the SHA-256 of an image's mode, size and pixels."""
+    return hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()
+
+
+# A path, or a PIL image.
+ImageFile = Annotated[
+    Any,
+    PlainValidator(_image_file),
+    PlainSerializer(_image_text),
+    WithJsonSchema({"type": "string", "format": "path"}),
+]
+
+
+def explain(item: Any) -> str:
+    """Turn one of pydantic's errors into a sentence that names the argument, the value and what is allowed."""
+    name = ".".join(str(part) for part in item["loc"] if not isinstance(part, int))
+    text = item["msg"][0].lower() + item["msg"][1:]
+    text = text.removeprefix("value error, ").replace("input should be", "must be")
+    text = text.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
+    shown = repr(item["input"])
+    return f"`{name}` is {shown if len(shown) < 60 else shown[:57] + '...'}; it {text}"
+
+
+def numbers(text: str | Sequence[int], name: str, example: str) -> list[int]:
+    """Read whole numbers with commas.
+
+    Raises:
+        ValueError: Something else; the message has an example.
+    """
+    try:
+        return [int(part) for part in (text.split(",") if isinstance(text, str) else text)]
+    except ValueError:
+        raise ValueError(f"`{name}` is {text!r}; give whole numbers with commas, {example}") from None

@@ -1,0 +1,191 @@
+"""The image and the mask of an edit: opened and checked before any model is loaded, cut to what a model takes."""
+
+from __future__ import annotations
+
+import logging
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from diffkit.jobs.base import PictureJob, arg
+from diffkit.jobs.fields import ImageFile
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+    from diffkit.pictures.masks import Mask
+    from diffkit.types import Model, ModelInfo
+
+LOG = logging.getLogger("diffkit.jobs")
+
+
+class OneImage(PictureJob):
+    """An image to work on; the drawn example when left out."""
+
+    needs_mask: ClassVar[bool] = False
+
+    image: Annotated[ImageFile, arg("[IMAGE]")] = Field(None, description="A picture; a drawn example when left out.")
+
+    def check_fields(self) -> None:
+        """Open the image (and the mask), so that a broken one is said before anything is loaded."""
+        from diffkit.pictures.masks import check_mask_size
+
+        super().check_fields()
+        opened(self.image)
+        if (mask := self.mask_file()) is not None:
+            shown, image = opened_mask(mask, self.inverted()).image, opened(self.image)
+            if image is not None:
+                check_mask_size(shown, image)
+
+    def mask_file(self) -> Path | Image.Image | None:
+        """Return the mask; commands without one have none."""
+        return None
+
+    def inverted(self) -> bool:
+        """Say whether black stands for white in the mask."""
+        return False
+
+    def example(self) -> tuple[dict[str, Any], str] | None:
+        """Tell the model inside the package what the drawn example shows."""
+        if self.image is not None or "prompt" not in type(self).model_fields or getattr(self, "prompt", None):
+            return None
+        from diffkit.pictures.examples import EXAMPLE_PROMPT
+
+        return {"prompt": EXAMPLE_PROMPT}, f"the example is {EXAMPLE_PROMPT}"
+
+    def notices(self, info: ModelInfo) -> list[str]:
+        """Say which examples stand in for what was left out, and how the mask was read."""
+        said = super().notices(info)
+        if (file := self.mask_file()) is not None and (mask := opened_mask(file, self.inverted())).line:
+            said += [] if mask.ambiguous else [mask.line]
+        if self.image is None:
+            said.append(f"no `image`: a {'digit' if info.channels == 1 else 'heart'} drawn in code is used")
+        if self.needs_mask and self.mask_file() is None:
+            said.append(f"no `mask`: the {'left' if self.inverted() else 'right'} half is repainted")
+        return said
+
+    def warnings(self) -> list[str]:
+        """Say where a mask asks for nothing or for everything, or can be read in two ways."""
+        from diffkit.pictures.masks import one_sided
+
+        said = super().warnings()
+        if (file := self.mask_file()) is not None:
+            mask = opened_mask(file, self.inverted())
+            said += [mask.line] if mask.ambiguous else []
+            said += [line] if (line := one_sided(mask.image)) else []
+        return said
+
+    def picture(self, info: ModelInfo) -> Image.Image:
+        """Return the image as it was opened, or the example at the model's size."""
+        from diffkit.pictures.examples import example_image
+
+        image = opened(self.image)
+        return example_image(info.channels, min(info.size)) if image is None else image
+
+    def tensor(self, model: Model) -> Tensor:
+        """Return the image cut to what the model takes, (1, C, H, W) in [-1, 1] on its device."""
+        return fit_image(self.picture(model.info), model)
+
+    def mask_tensor(self, model: Model) -> Tensor | None:
+        """Return the mask cut in the same way, (1, 1, H, W) in [0, 1], white is repainted; None where there is none."""
+        from diffkit.pictures.masks import check_mask_size
+
+        file = self.mask_file()
+        if file is not None:
+            mask = opened_mask(file, self.inverted()).image
+            if self.image is None:
+                check_mask_size(mask, self.picture(model.info))
+        elif self.needs_mask:
+            from PIL import ImageOps
+
+            from diffkit.pictures.examples import example_mask
+
+            mask = example_mask(*self.picture(model.info).size)
+            mask = ImageOps.invert(mask) if self.inverted() else mask
+        else:
+            return None
+        return fit_mask(mask, model.info.size).to(model.device)
+
+
+@lru_cache(maxsize=8)
+def _open(path: Path, stamp: tuple[int, int]) -> Image.Image:
+    from diffkit.pictures.images import open_image
+
+    return open_image(path)
+
+
+def opened(image: Path | Image.Image | None) -> Image.Image | None:
+    """Return an image, opened once: 8-bit grey or RGB, the right way up.
+
+    Raises:
+        DataError: A file that is no usable picture.
+    """
+    if image is None:
+        return None
+    if isinstance(image, Path):
+        return _open(image, _stamp(image))
+    from io import BytesIO
+
+    from diffkit.pictures.images import open_image
+
+    buffer = BytesIO()
+    image.save(buffer, "PNG")  # so that an image in memory goes through the same door as a file
+    return open_image(buffer.getvalue(), name="`image`")
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """What tells a file from the one that was there before."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
+
+
+def fit_image(image: Image.Image, model: Model) -> Tensor:
+    """Cut an image to what a model takes, (1, C, H, W) in [-1, 1] on its device."""
+    from diffkit.pictures.images import cut, with_channels
+    from diffkit.pictures.tensors import to_tensor
+
+    height, width = model.info.size
+    return to_tensor(with_channels(cut(image, width, height), model.info.channels)).to(model.device)
+
+
+@lru_cache(maxsize=8)
+def _read_mask(path: Path, inverted: bool, stamp: tuple[int, int]) -> Mask:
+    from diffkit.pictures.masks import read_mask
+
+    return read_mask(path, inverted)
+
+
+def opened_mask(mask: Path | Image.Image, inverted: bool) -> Mask:
+    """Return a mask, opened once, and how it was read.
+
+    Raises:
+        DataError: A file that is no usable picture.
+    """
+    from diffkit.pictures.masks import read_mask
+
+    if isinstance(mask, Path):
+        return _read_mask(mask, inverted, _stamp(mask))
+    return read_mask(mask, inverted, name="`mask`")
+
+
+def fit_mask(mask: Image.Image, size: tuple[int, int]) -> Tensor:
+    """Cut a mask as images are cut to (height, width), (1, 1, H, W) in [0, 1]; one without grey stays so."""
+    from diffkit.pictures.masks import cut_mask
+
+    return cut_mask(mask, size[1], size[0])
+
+
+def mask_in_space(model: Model, mask: Tensor, x0: Tensor) -> Tensor:
+    """Return a picture's mask in the space the diffusion runs in: smaller for latents, padded where pictures are."""
+    from diffkit.engine.constraints import shrink_mask
+
+    if x0.shape[-1] >= mask.shape[-1]:
+        padded = model.codec.encode(mask)[:, :1]
+        return padded.clamp(0.0, 1.0)
+    return shrink_mask(mask, (x0.shape[-2], x0.shape[-1]))

@@ -1,0 +1,153 @@
+"""What the families' models share, and a model that passes everything on to another one, for wrappers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from diffkit.errors import UsageError
+from diffkit.models.options import LoadOptions
+from diffkit.types import Codec, Cond, Model, ModelInfo, Prediction
+
+if TYPE_CHECKING:
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+    from diffkit.models.text import PromptEncoder
+
+
+class BaseModel:
+    """A model that draws from noise alone, at one size, and has no safety checker: what most families begin with.
+
+    Attributes:
+        info: What it is.
+        device: Where it runs.
+        row_limit: Most rows in one network call.
+        prompts: What encodes prompts, where it takes any.
+    """
+
+    info: ModelInfo
+    device: torch.device
+    row_limit: int | None = None
+    prompts: PromptEncoder | None = None
+
+    @property
+    def options(self) -> LoadOptions:
+        """How it was loaded, for further models that are to be loaded likewise."""
+        return LoadOptions(device=self.device)
+
+    @property
+    def scheduler(self) -> SchedulerMixin:
+        """The scheduler it was trained with; not to be changed."""
+        return self.info.scheduler
+
+    @property
+    def encode_seconds(self) -> float:
+        """Time spent on encoding prompts: none, where there are none."""
+        return 0.0
+
+    def noise(self, generators: Sequence[torch.Generator]) -> Tensor:
+        """Draw N(0, I), (len(generators), C, h, w) fp32 on its device, one sample per generator."""
+        drawn = [torch.randn(1, *self.info.sample, generator=g, device=g.device) for g in generators]
+        return torch.cat(drawn).to(self.device)
+
+    def screen(self, images: Tensor) -> tuple[Tensor, list[bool]]:
+        """Return the pictures as they are: nobody judges them."""
+        return images, [False] * len(images)
+
+    def at(self, height: int, width: int) -> Model:
+        """Refuse another size."""
+        raise UsageError(f"{self.info.id} draws at one size only, {self.info.size[1]}x{self.info.size[0]} pixels")
+
+    def image_cond(
+        self, images: Tensor, generators: Sequence[torch.Generator], *, mask: Tensor | None = None, noise_level: int = 0
+    ) -> Cond:
+        """Refuse an image: it draws from noise alone."""
+        raise UsageError(
+            f"{self.info.id} draws from noise, not from an image", "Give an inpainting or upscaling model."
+        )
+
+
+def plain(model: Model) -> Model:
+    """Return the model inside all wrappers."""
+    while isinstance(model, WrappedModel):
+        model = model.inner
+    return model
+
+
+class WrappedModel:
+    """A model that is another one in everything that a subclass does not change.
+
+    Args:
+        model: The model to wrap.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.inner = model
+
+    @property
+    def info(self) -> ModelInfo:
+        """What it is."""
+        return self.inner.info
+
+    @property
+    def scheduler(self) -> SchedulerMixin:
+        """The inner model's."""
+        return self.inner.scheduler
+
+    @property
+    def codec(self) -> Codec:
+        """The inner model's."""
+        return self.inner.codec
+
+    @property
+    def device(self) -> torch.device:
+        """The inner model's."""
+        return self.inner.device
+
+    @property
+    def row_limit(self) -> int | None:
+        """The inner model's."""
+        return self.inner.row_limit
+
+    @property
+    def parameters(self) -> int:
+        """The inner model's."""
+        return self.inner.parameters
+
+    @property
+    def encode_seconds(self) -> float:
+        """The inner model's."""
+        return self.inner.encode_seconds
+
+    def noise(self, generators: Sequence[torch.Generator]) -> Tensor:
+        """Draw as the inner model does."""
+        return self.inner.noise(generators)
+
+    def encode(self, prompts: Sequence[str | None]) -> Cond:
+        """Encode as the inner model does."""
+        return self.inner.encode(prompts)
+
+    def uncond(self, batch: int) -> Cond:
+        """The inner model's empty condition."""
+        return self.inner.uncond(batch)
+
+    def screen(self, images: Tensor) -> tuple[Tensor, list[bool]]:
+        """Judge as the inner model does."""
+        return self.inner.screen(images)
+
+    def at(self, height: int, width: int) -> Model:
+        """The inner model at another size, not wrapped."""
+        return self.inner.at(height, width)
+
+    def image_cond(
+        self, images: Tensor, generators: Sequence[torch.Generator], *, mask: Tensor | None = None, noise_level: int = 0
+    ) -> Cond:
+        """As the inner model is told of an image."""
+        return self.inner.image_cond(images, generators, mask=mask, noise_level=noise_level)
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Prediction:
+        """Predict as the inner model does."""
+        return self.inner(x, t, cond)

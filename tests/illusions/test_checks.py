@@ -1,0 +1,97 @@
+"""What fits a model, by what it says of itself; how a view acts on a padded sample."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from diffkit.errors import UsageError
+from diffkit.illusions.checks import Inside, check_fit, latent_way, notes, notes_on_latents, view_in
+from diffkit.illusions.composition import Composition
+from diffkit.illusions.filters import parse_filter
+from diffkit.illusions.views import VIEWS, parse_view
+from diffkit.models import info, open_repo
+from diffkit.models.ddpm import PixelCodec
+from tests.engine.test_levels import base_of
+from tests.support.illusions import anagram, hybrid, info_of, plainly, views
+
+
+def test_latents_are_viewed_directly_where_that_nearly_commutes(folders) -> None:
+    known = info(open_repo(str(folders["sd"])))
+    for names, split, way in (
+        (("identity", "flip"), None, "direct"),
+        (("rotate_cw", "rotate_180"), None, "direct"),
+        (("identity", "negate"), None, "decode"),
+        (("identity", "jigsaw:2"), None, "decode"),
+        (("identity", "identity"), "low_high:2", "direct"),
+        (("identity", "identity"), "grey_colour", "decode"),
+    ):
+        several = Composition(views(*names), split and parse_filter(split))
+        assert latent_way(several, known) == way
+        (said,) = notes_on_latents(several, known)
+        assert said.startswith("approximate")
+    assert notes_on_latents(plainly(), known) == []
+    with pytest.raises(UsageError, match="-z is no negative"):
+        check_fit(anagram("identity", "negate", latent="direct"), known)
+    with pytest.raises(UsageError, match="draws pixels"):
+        check_fit(anagram("identity", "flip", latent="decode"), info(open_repo(str(folders["if"]))))
+
+
+@pytest.mark.parametrize(
+    ("family", "several", "said"),
+    [
+        ("classes", anagram("identity", "patch_permute:99"), "patch_permute"),
+        ("classes", hybrid("grey_colour"), "3 channels, not of 1"),
+        ("sd9", anagram("identity", "flip"), "picture to start from"),
+        ("sd", hybrid("grey_colour", latent="direct"), "not of 4"),
+    ],
+)
+def test_what_does_not_fit_is_said_by_the_configuration_alone(
+    folders, family: str, several: Composition, said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        check_fit(several, info(open_repo(str(folders[family]))))
+
+
+@pytest.mark.parametrize(("name", "square"), [(name, VIEWS[name].square) for name in sorted(VIEWS)])
+def test_oblong_pictures_take_the_views_that_need_no_square(name: str, square: bool) -> None:
+    oblong = info_of((3, 24, 32), base_of("epsilon"))
+    assert square == (name not in ("identity", "flip", "rotate_180", "negate"))
+    if name == "permutation":  # needs a file
+        return
+    if square:
+        with pytest.raises(UsageError, match="32x24") as caught:
+            check_fit(anagram("identity", name), oblong)
+        assert "rotate_180" in caught.value.hint
+        return
+    check_fit(anagram("identity", name), oblong)
+    x = torch.randn(2, 3, 24, 32, generator=torch.Generator().manual_seed(0))
+    view = parse_view(name)
+    assert view.apply(x).shape == x.shape
+    torch.testing.assert_close(view.invert(view.apply(x)), x, rtol=0, atol=0)
+
+
+def test_a_split_is_checked_at_both_sides() -> None:
+    check_fit(hybrid("low_high:2"), info_of((3, 24, 32), base_of("epsilon")))
+    assert notes(hybrid("low_high:2"), info_of((3, 24, 32), base_of("epsilon"))) == []
+    assert notes(hybrid("low_high:2"), info_of((3, 64, 64), base_of("epsilon"))) == []
+    (said,) = notes(hybrid("low_high:2"), info_of((3, 64, 8), base_of("epsilon")))  # sigma is counted in the width
+    assert "(high) is nearly empty at 8x64 px" in said
+
+
+@pytest.mark.parametrize("name", sorted(set(VIEWS) - {"permutation"}))  # which needs a file
+@pytest.mark.parametrize("padded", [12, 13])
+def test_a_view_of_a_padded_sample_is_the_view_of_the_picture(name: str, padded: int) -> None:
+    view = parse_view({"patch_permute": "patch_permute:3", "jigsaw": "jigsaw:3"}.get(name, name))
+    codec = PixelCodec(9, padded)
+    plain = info_of((1, 9, 9), base_of("epsilon"))
+    inside = view_in(view, replace(plain, sample=(1, padded, padded)))
+    x = torch.randn(2, 1, padded, padded, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(codec.decode(inside.apply(x)), view.apply(codec.decode(x)), rtol=0, atol=0)
+    torch.testing.assert_close(inside.invert(inside.apply(x)), x, rtol=0, atol=0)
+    torch.testing.assert_close(inside.apply(x).norm(), x.norm())
+    turns = view.latent == "close" and (name == "identity" or padded == 13)
+    assert isinstance(inside, Inside) == (view.spatial and not turns)
+    assert view_in(view, plain) is view
