@@ -73,6 +73,9 @@ class Job(BaseModel):
         folded = {key: tuple(v) if isinstance(v, list) else v for key, v in folded.items()}
         for field_, names in cls.paired.items():
             given = [name for name in names if folded.get(name) is not None]
+            others = {name for some in cls.paired.values() if some != names for name in some if folded.get(name)}
+            if given and others:
+                raise UsageError("prompts and classes do not go together", "Give one or the other.")
             if given and not cls.gaps and given != list(names[: len(given)]):
                 raise UsageError(f"`{given[-1]}` without `{names[0]}`", f"Give both, or `{names[0]}` alone.")
             values_of = [folded.pop(name) for name in names if name in folded]

@@ -128,6 +128,8 @@ def _values(cls: type[Job], arguments: dict[str, Any], name: str) -> tuple[dict[
     for key, value in arguments.items():
         if key not in known or key in _REFUSED:
             LOG.warning("%s: the recipe's %s is ignored", name, repr(key)[:60])
+        elif value is None or (key in ("classes", "prompts") and not _is_text(value)):
+            raise DataError(f"{name}: the recipe's {key} is {str(value)[:60]}", "The file was changed.")
         else:
             values[key] = value
     sweep = values.pop("sweep", [])
@@ -138,6 +140,10 @@ def _values(cls: type[Job], arguments: dict[str, Any], name: str) -> tuple[dict[
             f"{name} was drawn from an image in memory, which no file holds", "Draw it again by the Python function."
         )
     return values, tuple(sweep)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _try(cls: type[Job], values: dict[str, Any], name: str) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from diffkit.engine.settings import Settings, merged
 from diffkit.jobs.album import Album
 from diffkit.jobs.base import Job, PictureJob, build
 from diffkit.jobs.batch import Batch, Drawing, Drawn, Row
@@ -21,7 +20,6 @@ from diffkit.jobs.rows import Place, Prepared, batches_of
 from diffkit.jobs.sweep import Cell, Table, table
 from diffkit.models import LoadOptions, info, load_opened, open_repo
 from diffkit.models.bundled import BUNDLED
-from diffkit.models.conditioning import interval_missed
 from diffkit.models.vocabulary import unknown_words
 
 if TYPE_CHECKING:
@@ -65,6 +63,7 @@ def run(
         from diffkit.jobs.estimate import estimate
 
         return estimate(prepared)
+    from diffkit.engine.settings import Settings, merged
     from diffkit.jobs.output import Output
 
     known, table_, jobs = prepared.info, prepared.table, prepared.jobs
@@ -204,6 +203,8 @@ def _unguided(job: PictureJob, known: ModelInfo, timesteps: Sequence[float]) -> 
     """Say where no step lies in the interval of the guidance."""
     if job.unguided() is not None or known.one_step:
         return []
+    from diffkit.models.conditioning import interval_missed
+
     line = interval_missed(job.settings, timesteps, known.timesteps)
     return [line] if line else []
 

@@ -25,7 +25,6 @@ from diffkit.models.configuration import (
     whole_numbers,
     wrong,
 )
-from diffkit.models.meta import FILE
 from diffkit.models.options import LoadOptions
 from diffkit.models.repo import Repo
 from diffkit.models.text_unet import TextModel, noise_levels
@@ -107,8 +106,6 @@ def info(repo: Repo) -> ModelInfo:
     })  # fmt: skip
     if second:
         load_noising(repo, NOISING)
-    if (said := record.get("conditioning", "text")) != "text":
-        raise wrong(f"{repo.id}: {FILE}", "conditioning", said, "text")
     levels = whole_numbers(network.config, "block_out_channels", where)
     check_record(repo, record, size, 2 ** (len(levels) - 1), channels, scheduler)
     return ModelInfo(

@@ -203,7 +203,7 @@ def test_impossible_views() -> None:
         multiview(Net(), [COND, COND], [Same()])
     with pytest.raises(UsageError, match="`reduce`"):
         multiview(Net(), [COND], [Same()], "median")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="--max-batch"):
+    with pytest.raises(UsageError, match="`max_batch`"):
         chunked(Net(), 0)
 
 
