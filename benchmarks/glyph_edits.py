@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from drawing import generate
 from glyph_judge import HEADS, NONE, Panel, Reader, same_glyph, split
 from torch import Tensor
 
 from diffkit.data.glyphs.wording import DIGITS, GLYPHS, SHAPES, Subject, caption
+from diffkit.engine.settings import Settings
 from diffkit.jobs.inpaint import inpaint
-from diffkit.jobs.sample import Settings, generate
 from diffkit.jobs.sdedit import sdedit
 from diffkit.pictures.grids import grid
 from diffkit.pictures.metadata import write_png

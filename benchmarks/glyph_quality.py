@@ -19,11 +19,12 @@ from typing import Any
 
 import torch
 from common import OUTPUTS, describe, finish, machine, parser, table
+from drawing import generate
 from glyph_judge import HEADS, NONE, Reader, Verdict, load_judge
 from torch import Tensor
 
 from diffkit.data.glyphs.wording import DIGITS, GLYPHS, INKS, LETTERS, SHAPES, Subject, caption
-from diffkit.jobs.sample import Settings, generate
+from diffkit.engine.settings import Settings
 from diffkit.models import load
 from diffkit.pictures.grids import grid
 from diffkit.pictures.metadata import write_png

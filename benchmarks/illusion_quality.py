@@ -25,16 +25,17 @@ from typing import Any
 
 import torch
 from common import OUTPUTS, describe, finish, machine, parser, table
+from drawing import generate
 from judge import KINDS, held_out, judge_file
 from torch import Tensor
 
+from diffkit.engine.settings import Settings
 from diffkit.evaluation.scorers import ClassifierScorer, Scorer, parse_scorer
 from diffkit.illusions.drawing import Illusion, seen, usual
 from diffkit.illusions.filters import FILTERS, parse_filter
 from diffkit.illusions.search import CUTS, search
 from diffkit.illusions.views import parse_view
 from diffkit.jobs.album import enlarged
-from diffkit.jobs.sample import Settings, generate
 from diffkit.models import load
 from diffkit.pictures.grids import grid
 from diffkit.pictures.metadata import write_png

@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 from common import OUTPUTS, describe, finish, machine, parser, table
+from drawing import generate
 from judge import KINDS, load_judge, read
 from torch import Tensor
 
-from diffkit.jobs.sample import Settings, generate
+from diffkit.engine.settings import Settings
 from diffkit.models import load
 from diffkit.pictures.grids import grid
 from diffkit.pictures.metadata import write_png

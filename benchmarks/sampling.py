@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 from common import describe, finish, machine, parser, table
+from drawing import generate
 
-from diffkit.jobs.sample import Settings, generate
+from diffkit.engine.settings import Settings
 from diffkit.models.ddpm import DDPM
 from diffkit.pictures.tensors import from_tensor
 

@@ -33,9 +33,9 @@ from glyph_tricks import NATURAL, anagram
 from glyph_upscaler import LARGE, SMALL, load_upscaler, pictures, shrunk, to_float
 from torch import Tensor
 
+from diffkit.engine.settings import Settings
 from diffkit.illusions.drawing import Illusion, draw, seen
 from diffkit.illusions.stages import enlarge
-from diffkit.jobs.sample import Settings
 from diffkit.models import load
 from diffkit.pictures.grids import grid
 from diffkit.pictures.metadata import write_png
