@@ -290,6 +290,8 @@ def test_what_cannot_judge_is_refused_from_its_files(tmp_path: Path) -> None:
     once = make_run(tmp_path / "once", size=SIDE)
     meta = json.loads((once / "diffkit.json").read_text())
     (once / "diffkit.json").write_text(json.dumps(meta | {"prediction": "one_step", "sigma": 0.5}))
+    scheduler = once / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(json.dumps(json.loads(scheduler.read_text()) | {"prediction_type": "sample"}))
     for folder, said in ((plain, "neither prompts nor classes"), (tmp_path / "inpaint", "needs a picture"),
                          (tmp_path / "second", "needs a picture"), (once, "one noise level")):  # fmt: skip
         with pytest.raises(UsageError, match=said):
