@@ -120,7 +120,6 @@ WRONG: list[tuple[str, str, dict[str, Any], str]] = [
     ("if", UNET, {"class_embed_type": "timestep"}, "class_embed_type is 'timestep'"),
     ("if2", UNET, {"class_embed_type": "identity"}, "class_embed_type is 'identity'"),
     ("if", UNET, {"encoder_hid_dim_type": "image_proj"}, "encoder_hid_dim_type is 'image_proj'"),
-    ("if", RECORD, {"conditioning": "embedding"}, "conditioning is 'embedding'"),
     # what a file holds
     ("ddpm", UNET, {"_class_name": "UNet2DConditionModel"}, "_class_name is 'UNet2DConditionModel'"),
     ("sd", UNET, {"_class_name": "UNet2DModel"}, "_class_name is 'UNet2DModel'"),
