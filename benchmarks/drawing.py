@@ -1,42 +1,83 @@
-"""Pictures of a model at hand as tensors, for the benchmarks."""
+"""What the benchmarks of pictures share: jobs that are drawn with a model at hand, in batches, as tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
+from diffkit.engine.sampling import generators
 from diffkit.engine.settings import Settings
-from diffkit.jobs.base import build
+from diffkit.illusions.composition import Composition
+from diffkit.illusions.drawing import Prompted, draw_steps, model_for
+from diffkit.illusions.scoring import Scorer, score_matrix
+from diffkit.illusions.search import Counted, Task
+from diffkit.illusions.stages import enlarge
+from diffkit.jobs.base import PictureJob, build
 from diffkit.jobs.batch import Batch
+from diffkit.jobs.illusion import Illusion
 from diffkit.jobs.run import draw
-from diffkit.jobs.sample import Sample
+from diffkit.models.conditioning import guide_each
 from diffkit.pictures.tensors import to_tensor
 from diffkit.types import Model
 
-
-@dataclass(frozen=True)
-class Picture:
-    """One finished picture: (C, H, W) in [-1, 1], with its seed and label."""
-
-    seed: int
-    label: str | None
-    image: Tensor
+J = TypeVar("J", bound=PictureJob)
+T = TypeVar("T")
 
 
-def generate(
-    model: Model,
-    seeds: Sequence[int],
-    labels: Sequence[str | None] | None = None,
-    settings: Settings | None = None,
-    *,
-    batch_size: int = 64,
-) -> Iterator[list[Picture]]:
-    """Draw one picture per seed, batch by batch; labels are classes or prompts."""
-    job = build(Sample, {})
-    names = list(labels) if labels is not None else [None] * len(seeds)
-    for first in range(0, len(seeds), batch_size):
-        some, said = list(seeds[first : first + batch_size]), names[first : first + batch_size]
-        images = to_tensor(draw(job, model, Batch(some, said, settings or Settings())).pictures)
-        yield [Picture(seed, label, image) for seed, label, image in zip(some, said, images, strict=True)]
+def job_for(cls: type[J], model: Model, **fields: Any) -> J:
+    """Make a job that fits a model; what is None is left out."""
+    return build(cls, fields).fitted(model.info)
+
+
+def pictures(
+    model: Model, job: PictureJob, seeds: Sequence[int], labels: Sequence[str | None] = (), batch_size: int = 32
+) -> Tensor:
+    """Draw one picture per seed (and label): (N, C, H, W) in [-1, 1], as a PNG file keeps them."""
+    wanted = list(labels) or [None] * len(seeds)
+    found: list[Any] = []
+    with torch.no_grad():
+        for k in range(0, len(seeds), batch_size):
+            some = slice(k, k + batch_size)
+            found += draw(job, model, Batch(list(seeds[some]), wanted[some], job.settings)).pictures
+    return to_tensor(found)
+
+
+def illusions(model: Model, job: Illusion, seeds: Sequence[int]) -> Tensor:
+    """Draw an illusion at the model's own size, one picture per seed: (N, C, H, W), not rounded to a file's levels."""
+    prompted = job.prompted(model, job.settings, len(seeds))
+    steps = draw_steps(model_for(model, job.composition), job.composition, prompted, job.settings, generators(seeds))
+    return _last(steps)
+
+
+def enlarged(
+    upscaler: Model, composition: Composition, prompts: Sequence[str], small: Tensor, settings: Settings, level: int
+) -> Tensor:
+    """Enlarge pictures (N, 3, h, w) four times, all prompts at once: (N, 3, 4h, 4w)."""
+
+    def prompted(model: Model, how: Settings) -> Prompted:
+        return Prompted(*guide_each(model, prompts, how, len(small)))
+
+    return _last(enlarge(upscaler, composition, prompted, small, range(len(small)), settings, noise_level=level))
+
+
+def task(model: Model, job: Illusion, scorer: Scorer) -> Task:
+    """Return what is searched among for an illusion, judged by a scorer."""
+    counted, settings = Counted(model), job.settings
+    return Task(
+        counted, model_for(counted, job.composition), job.composition,
+        lambda count: job.prompted(counted, settings, count),
+        lambda parts: score_matrix(scorer, parts, job.labels), scorer.tau, settings,
+    )  # fmt: skip
+
+
+def _last(steps: Generator[Any, None, T]) -> T:
+    """Take all steps; return what they end in."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            result: T = done.value
+            return result

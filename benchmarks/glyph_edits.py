@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from drawing import generate
+from drawing import job_for, pictures
 from glyph_judge import HEADS, NONE, Panel, Reader, same_glyph, split
 from torch import Tensor
 
 from diffkit.data.glyphs.wording import DIGITS, GLYPHS, SHAPES, Subject, caption
-from diffkit.engine.settings import Settings
-from diffkit.jobs.inpaint import inpaint
-from diffkit.jobs.sdedit import sdedit
+from diffkit.jobs.inpaint import Inpaint
+from diffkit.jobs.sample import Sample
+from diffkit.jobs.sdedit import SDEdit
 from diffkit.pictures.grids import grid
 from diffkit.pictures.metadata import write_png
 from diffkit.pictures.tensors import from_tensor, to_tensor
@@ -28,7 +28,7 @@ CELL = 64
 
 def to_tensors(images: Sequence[Tensor]) -> Tensor:
     """Return pictures as a PNG file keeps them, (N, 3, 32, 32) in [-1, 1]."""
-    return torch.cat([to_tensor(picture, 3) for picture in from_tensor(torch.stack(list(images)))])
+    return to_tensor(from_tensor(torch.stack(list(images))))
 
 
 @dataclass
@@ -61,14 +61,10 @@ class Bench:
     judge: Reader
     chooser: Panel
 
-    def settings(self, guidance: float, scheduler: str | None = None) -> Settings:
-        return Settings(scheduler=scheduler, steps=self.args.steps, guidance=guidance)
-
     def plain(self, prompts: Sequence[str], seed: int = 0) -> Tensor:
         """Draw one picture per prompt, each of its own seed."""
-        seeds = range(seed, seed + len(prompts))
-        pictures = generate(self.model, seeds, prompts, self.settings(self.args.guidance, "ddim"), batch_size=32)
-        return to_tensors([p.image for batch in pictures for p in batch])
+        job = job_for(Sample, self.model, scheduler="ddim", steps=self.args.steps, guidance=self.args.guidance)
+        return pictures(self.model, job, range(seed, seed + len(prompts)), prompts)
 
 
 def prompt(thing: str) -> str:
@@ -98,11 +94,13 @@ def edits(bench: Bench) -> Tally:
 
 def edited(bench: Bench, source: Tensor, prompts: Sequence[str], strength: float) -> Tensor:
     """SDEdit each picture with its own prompt."""
-    settings, found = bench.settings(bench.args.sdedit_guidance, bench.args.sdedit_scheduler), []
-    for rows in torch.arange(len(source)).split(32):
-        labels, seeds = [prompts[k] for k in rows], [9000 + int(k) for k in rows]
-        result = sdedit(bench.model, source[rows], seeds, labels, settings, strength=strength)
-        found += [to_tensor(picture, 3) for picture in result.pictures]
+    args, found = bench.args, []
+    for k, (image, words) in enumerate(zip(from_tensor(source), prompts, strict=True)):
+        job = job_for(
+            SDEdit, bench.model, image=image, strength=strength, steps=args.steps, guidance=args.sdedit_guidance,
+            scheduler=args.sdedit_scheduler,
+        )  # fmt: skip
+        found.append(pictures(bench.model, job, [9000 + k], [words]))
     return torch.cat(found)
 
 
@@ -118,7 +116,7 @@ def things_right(judge: Reader, images: Tensor, names: Sequence[str]) -> tuple[l
 
 def inpainting(bench: Bench) -> Tally:
     """The right half of digits, painted anew."""
-    tally, count, settings = Tally(), bench.args.num, bench.settings(bench.args.inpaint_guidance, "ddpm")
+    tally, args, count = Tally(), bench.args, bench.args.num
     drawn = [DIGITS[k % 10] for k in range(count)]
     real, truth = split("test", 12 * count)
     rows = ((truth["glyph"] < 10) & (truth["ink"] == 0) & (truth["shape"] == len(SHAPES))).nonzero()[:count, 0]
@@ -131,10 +129,12 @@ def inpainting(bench: Bench) -> Tally:
     )
     for title, source, names in sources:
         found: list[Tensor] = []
-        for some in torch.arange(len(source)).split(32):
-            labels, seeds = [prompt(names[k]) for k in some], [7000 + int(k) for k in some]
-            result = inpaint(bench.model, source[some], mask, seeds, labels, settings)
-            found += [to_tensor(picture, 3) for picture in result.pictures]
+        for k, image in enumerate(from_tensor(source)):
+            job = job_for(
+                Inpaint, bench.model, image=image, mask=from_tensor(mask * 2 - 1)[0], steps=args.steps,
+                guidance=args.inpaint_guidance, scheduler="ddpm",
+            )  # fmt: skip
+            found.append(pictures(bench.model, job, [7000 + k], [names[k]]))
         images = torch.cat(found)
         exact, alike, read = things_right(bench.judge, images, names)
         same = (images[..., :16] == source[..., :16]).flatten(1).all(1)

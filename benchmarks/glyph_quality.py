@@ -17,14 +17,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from common import OUTPUTS, describe, finish, machine, parser, table
-from drawing import generate
+from drawing import job_for, pictures
 from glyph_judge import HEADS, NONE, Reader, Verdict, load_judge
 from torch import Tensor
 
 from diffkit.data.glyphs.wording import DIGITS, GLYPHS, INKS, LETTERS, SHAPES, Subject, caption
-from diffkit.engine.settings import Settings
+from diffkit.jobs.sample import Sample
 from diffkit.models import load
 from diffkit.pictures.grids import grid
 from diffkit.pictures.metadata import write_png
@@ -85,12 +84,6 @@ def differing(verdict: Verdict, k: int, wanted: Subject) -> str:
     return ", ".join(seen[head][k] for head in HEADS if seen[head][k] != (getattr(wanted, head) or NONE))
 
 
-def draw(model: Any, wanted: list[Subject], settings: Settings, batch_size: int) -> Tensor:
-    """Draw one picture per subject, seed k for picture k: (N, 3, 32, 32) in [-1, 1]."""
-    pictures = generate(model, range(len(wanted)), [caption(s) for s in wanted], settings, batch_size=batch_size)
-    return torch.stack([p.image for batch in pictures for p in batch]).clamp(-1, 1)
-
-
 def judged(kind: str, wanted: list[Subject], images: Tensor, read: Reader, path: Path) -> dict[str, Any]:
     """Judge the pictures of one kind, write their grid, and count."""
     verdict = read(images)
@@ -118,13 +111,13 @@ def measure(args: Any) -> dict[str, Any]:
     facts = machine(args.device)
     read, judge = load_judge()
     model = load(args.model, device=args.device)
-    settings = Settings(scheduler=args.scheduler, steps=args.steps, guidance=args.guidance)
+    job = job_for(Sample, model, scheduler=args.scheduler, steps=args.steps, guidance=args.guidance)
     name = Path(args.model).resolve().name
     start = time.perf_counter()
     kinds = {}
     for kind in args.kinds:
         wanted = subjects(kind, args.num)
-        images = draw(model, wanted, settings, args.batch_size)
+        images = pictures(model, job, range(len(wanted)), [caption(one) for one in wanted], args.batch_size)
         kinds[kind] = judged(kind, wanted, images, read, OUTPUTS / f"glyphs-{name}-{kind}.png")
         real = 100 * judge["heads"]["ink"] if kind == "colours" else 100 * judge["kinds"][JUDGED_AS[kind]]["right"]
         kinds[kind]["judge"] = real

@@ -27,23 +27,28 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from common import OUTPUTS, describe, finish, machine, parser, table
+from drawing import illusions as drawn
+from drawing import job_for, task
 from glyph_edits import Bench, Tally, edits, inpainting, prompt
 from glyph_judge import Panel, Reader, load_judge, same_glyph
 from torch import Tensor
 
 from diffkit.data.glyphs.wording import DIGITS, Subject, caption
-from diffkit.engine.settings import interval
-from diffkit.illusions.drawing import Illusion, draw, seen
-from diffkit.illusions.search import CUTS, rate, search
-from diffkit.jobs.anagram import make_anagram
-from diffkit.jobs.hybrid import make_hybrid
+from diffkit.illusions.composition import Composition
+from diffkit.illusions.scoring import alignment, concealment, score_matrix
+from diffkit.illusions.search import CUTS, search
+from diffkit.jobs.anagram import Anagram
+from diffkit.jobs.base import build
+from diffkit.jobs.hybrid import Hybrid
+from diffkit.jobs.illusion import Illusion
 from diffkit.models import load
+from diffkit.types import Model
 
 CHOOSERS = (1, 2, 3)  # seeds of the judges that choose
 TRICKS = ("anagrams", "pairs", "hybrids", "sdedit", "inpaint")
@@ -60,23 +65,43 @@ HYBRIDS = (
 class Wanted:
     """An illusion and what its two readings are to be: names of the judge's classes."""
 
-    illusion: Illusion
+    kind: type[Illusion]
+    fields: dict[str, Any]  # of the job
     heads: tuple[str, str]
     names: tuple[str, str]
 
-    def right(self, judge: Reader, images: Tensor) -> tuple[list[bool], list[bool], list[str]]:
-        """Whether both readings are right, the same with twins, and what was read."""
-        readings = [judge(part) for part in seen(self.illusion, images.clamp(-1, 1))]
+    def job(self, model: Model, **how: Any) -> Illusion:
+        """Return what draws it."""
+        return job_for(self.kind, model, **self.fields, **how)
+
+    @property
+    def prompts(self) -> tuple[str, str]:
+        """What it is drawn by."""
+        found: tuple[str, str] = self.fields["prompts"]
+        return found
+
+    @property
+    def composition(self) -> Composition:
+        """How the prompts share the picture."""
+        return build(self.kind, self.fields).composition
+
+    def right(
+        self, judge: Reader, images: Tensor, names: tuple[str, str] | None = None
+    ) -> tuple[list[bool], list[bool], list[str]]:
+        """Whether both readings are right (or other names), the same with twins, and what was read."""
+        wanted = names or self.names
+        readings = [judge(part) for part in self.composition.shown(images.clamp(-1, 1))]
         found = [getattr(reading, head) for reading, head in zip(readings, self.heads, strict=True)]
         each = list(zip(*found, strict=True))
-        exact = [pair == self.names for pair in each]
-        alike = [all(same_glyph(a, b, twins=True) for a, b in zip(pair, self.names, strict=True)) for pair in each]
+        exact = [pair == wanted for pair in each]
+        alike = [all(same_glyph(a, b, twins=True) for a, b in zip(pair, wanted, strict=True)) for pair in each]
         return exact, alike, ["/".join(pair) for pair in each]
 
 
 def anagram(first: str, second: str) -> Wanted:
     """One picture, two glyphs."""
-    return Wanted(make_anagram([prompt(first), prompt(second)], [VIEW]), ("glyph", "glyph"), (first, second))
+    fields = {"prompts": (prompt(first), prompt(second)), "views": (VIEW,)}
+    return Wanted(Anagram, fields, ("glyph", "glyph"), (first, second))
 
 
 def hybrid(shape: str, ground: str, glyph: str, args: Any) -> Wanted:
@@ -84,12 +109,14 @@ def hybrid(shape: str, ground: str, glyph: str, args: Any) -> Wanted:
     whole = Subject(glyph, "black", shape, ground)
     far = caption(whole, open_part="glyph") if args.far == "open" else caption(Subject(shape=shape, ground=ground))
     near = caption(whole, open_part="shape") if args.near == "open" else caption(Subject(glyph, "black"))
-    return Wanted(make_hybrid([far, near], args.split), ("shape", "glyph"), (shape, glyph))
+    return Wanted(Hybrid, {"prompts": (far, near), "split": args.split}, ("shape", "glyph"), (shape, glyph))
 
 
 def best_of(bench: Bench, one: Wanted, images: Tensor) -> list[int]:
     """Return which picture of each group the chooser prefers."""
-    _, aligned, concealed = rate(one.illusion, images, bench.chooser)
+    parts = one.composition.shown(images.clamp(-1, 1))
+    matrix = score_matrix(bench.chooser, parts, one.prompts)
+    aligned, concealed = alignment(matrix), concealment(matrix, bench.chooser.tau)
     scores = list(zip(aligned.tolist(), concealed.tolist(), strict=True))
     size = bench.args.best_of
     return [max(range(k, k + size), key=scores.__getitem__) for k in range(0, len(images), size)]
@@ -98,29 +125,26 @@ def best_of(bench: Bench, one: Wanted, images: Tensor) -> list[int]:
 def illusions(bench: Bench, wanted: Sequence[Wanted], guidance: float, controls: Sequence[int], tally: Tally) -> None:
     """Draw groups of each illusion; count singles, the best of each group, and plain pictures of the prompts."""
     args, size = bench.args, bench.args.best_of
-    settings = bench.settings(guidance, args.scheduler)
     for number, one in enumerate(wanted):
+        job = one.job(bench.model, steps=args.steps, guidance=guidance, scheduler=args.scheduler)
         first = args.seed + 1000 * number
         groups = [list(range(first + size * k, first + size * (k + 1))) for k in range(args.groups)]
-        images = torch.cat([draw(bench.model, one.illusion, seeds, settings) for seeds in groups]).clamp(-1, 1)
+        images = torch.cat([drawn(bench.model, job, seeds) for seeds in groups]).clamp(-1, 1)
         exact, alike, read = one.right(bench.judge, images)
         best = best_of(bench, one, images)
         tally.add("single", exact, alike)
         tally.add(f"best of {size}", [exact[i] for i in best], [alike[i] for i in best])
-        tally.add(
-            "control: read as another pair",
-            *replace(one, names=wanted[number - 2].names).right(bench.judge, images)[:2],
-        )
+        tally.add("control: read as another pair", *one.right(bench.judge, images, wanted[number - 2].names)[:2])
         each = [sum(exact), len(exact), sum(exact[i] for i in best), len(best)]
         for which in controls:
-            plain = bench.plain([one.illusion.prompts[which]] * size, first)
+            plain = bench.plain([one.prompts[which]] * size, first)
             found, twins, _ = one.right(bench.judge, plain)
             tally.add(f"control: plain pictures of p{which + 1}", found, twins)
             each.append(sum(found))
         name = "/".join(one.names)
         tally.each[name] = each
         print(f"{name}: {each[0]} of {each[1]}, best {each[2]} of {each[3]}, control {each[4:]} of {size}", flush=True)
-        parts, front = torch.stack(seen(one.illusion, images), 1), best[:2]
+        parts, front = torch.stack(one.composition.shown(images), 1), best[:2]
         for k, i in enumerate([*front, *[i for i in range(len(images)) if i not in front]][:6]):
             words = [name] * (k == 0) + ["best"] * (i in best) + [f"no: {read[i]}"] * (not exact[i])
             tally.cells.append((parts[i], " ".join(words)))
@@ -142,11 +166,14 @@ def pairs(bench: Bench) -> Tally:
     # First one order of each, by turns, then the other.
     every = [pair if k % 2 else pair[::-1] for k, pair in enumerate(every)]
     every += [pair[::-1] for pair in every]
-    settings = replace(bench.settings(args.pairs_guidance, args.scheduler), interval=interval(args.pairs_interval))
     plain = bench.plain([prompt(name) for name in DIGITS for _ in range(args.best_of)]).split(args.best_of)
     for number, names in enumerate(every[: args.pairs]):
         one, seeds = anagram(*names), [args.seed + 50_000 + 100 * number]
-        found = search(bench.model, one.illusion, seeds, settings, bench.chooser, best_of=args.best_of, cuts=args.cuts)
+        job = one.job(
+            bench.model, steps=args.steps, guidance=args.pairs_guidance, scheduler=args.scheduler,
+            guidance_interval=args.pairs_interval,
+        )  # fmt: skip
+        found = search(task(bench.model, job, bench.chooser), seeds, best_of=args.best_of, cuts=args.cuts)
         exact, alike, read = one.right(bench.judge, found.images)
         tally.add(f"best of {args.best_of}", exact, alike)
         some = plain[DIGITS.index(names[0])]
@@ -155,7 +182,7 @@ def pairs(bench: Bench) -> Tally:
             *one.right(bench.judge, some[best_of(bench, one, some)])[:2],
         )
         label = "/".join(names) + ("" if exact[0] else " no: " + read[0])
-        tally.cells.append((torch.cat(seen(one.illusion, found.images)), label))
+        tally.cells.append((torch.cat(one.composition.shown(found.images)), label))
     return tally
 
 

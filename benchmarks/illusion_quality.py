@@ -25,21 +25,24 @@ from typing import Any
 
 import torch
 from common import OUTPUTS, describe, finish, machine, parser, table
-from drawing import generate
+from drawing import job_for, pictures, task
 from judge import KINDS, held_out, judge_file
 from torch import Tensor
 
-from diffkit.engine.settings import Settings
-from diffkit.evaluation.scorers import ClassifierScorer, Scorer, parse_scorer
-from diffkit.illusions.drawing import Illusion, seen, usual
-from diffkit.illusions.filters import FILTERS, parse_filter
+from diffkit.evaluation.scorers import ClassifierScorer, parse_scorer
+from diffkit.illusions.composition import Composition
+from diffkit.illusions.filters import FILTERS
+from diffkit.illusions.scoring import Scorer
 from diffkit.illusions.search import CUTS, search
-from diffkit.illusions.views import parse_view
-from diffkit.jobs.album import enlarged
+from diffkit.jobs.anagram import Anagram
+from diffkit.jobs.hybrid import Hybrid
+from diffkit.jobs.illusion import Illusion
+from diffkit.jobs.sample import Sample
 from diffkit.models import load
-from diffkit.pictures.grids import grid
+from diffkit.pictures.grids import grid, magnify
 from diffkit.pictures.metadata import write_png
 from diffkit.pictures.tensors import from_tensor
+from diffkit.types import Model
 
 # Digits whose shapes allow it; 6 and 9 are the easy ones. The first of a hybrid is read from afar.
 PAIRS = (
@@ -75,12 +78,22 @@ class Pair:
         """It shares by frequencies or colours, not by a view."""
         return self.way.partition(":")[0] in FILTERS
 
-    def illusion(self) -> Illusion:
-        """What is drawn."""
-        prompts = (self.first, self.second)
+    @property
+    def prompts(self) -> tuple[str, str]:
+        """What it is drawn by."""
+        return self.first, self.second
+
+    @property
+    def composition(self) -> Composition:
+        """How the prompts share the picture."""
+        return Composition.of_parts(2, self.way) if self.hybrid else Composition.of_views(2, (self.way,))
+
+    def job(self, model: Model, **how: Any) -> Illusion:
+        """Return what draws it."""
+        words = {"prompts" if model.info.text else "classes": self.prompts}
         if self.hybrid:
-            return Illusion(prompts, split=parse_filter(self.way))
-        return Illusion(prompts, (parse_view("identity"), parse_view(self.way)))
+            return job_for(Hybrid, model, split=self.way, **words, **how)
+        return job_for(Anagram, model, views=(self.way,), **words, **how)
 
     def __str__(self) -> str:
         return f"{self.first}/{self.second}@{self.way}"
@@ -99,33 +112,34 @@ class Reader:
         self.scorer, self.choices, self.real = scorer, choices, real
         self._of_real: dict[str, tuple[float, float]] = {}
 
-    def works(self, illusion: Illusion, images: Tensor) -> tuple[Tensor, Tensor]:
+    def works(self, pair: Pair, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B,) bool: every reading is that of its prompt; and the judge is as sure of it as of real pictures."""
         right, sure = [], []
-        parts = seen(illusion, images.clamp(-1, 1))
-        for k, (part, prompt) in enumerate(zip(parts, illusion.prompts, strict=True)):
+        parts = pair.composition.shown(images.clamp(-1, 1))
+        for k, (part, prompt) in enumerate(zip(parts, pair.prompts, strict=True)):
             scores, wanted = self.scorer.score(part, self.choices), self.choices.index(prompt)
             right.append(scores.argmax(1) == wanted)
-            sure.append(right[-1] & (scores[:, wanted] >= self.of_real(illusion, k)[1]))
+            sure.append(right[-1] & (scores[:, wanted] >= self.of_real(pair, k)[1]))
         return torch.stack(right).all(0), torch.stack(sure).all(0)
 
-    def of_real(self, illusion: Illusion, k: int) -> tuple[float, float]:
+    def of_real(self, pair: Pair, k: int) -> tuple[float, float]:
         """The judge's accuracy on real pictures, low-passed as part k of a hybrid is, and how sure it has to be."""
         if self.real is None:
             return float("nan"), -float("inf")
         images, truth = self.real
-        far = illusion.split is not None and k < illusion.split.parts - 1
-        key = f"{getattr(illusion.split, 'spec', '')} {k}" if far else ""
+        split = pair.composition.split
+        far = split is not None and k < split.parts - 1
+        key = f"{pair.way} {k}" if far else ""
         if key not in self._of_real:
-            scores = self.scorer.score(illusion.split.part(images, k) if far else images, self.choices)
+            scores = self.scorer.score(split.part(images, k) if far else images, self.choices)
             accuracy = float((scores.argmax(1) == truth).float().mean())
             self._of_real[key] = accuracy, float(scores[torch.arange(len(truth)), truth].quantile(SURE))
         return self._of_real[key]
 
 
-def measure(model: Any, pair: Pair, args: Any, reader: Reader, chooser: Scorer) -> tuple[dict[str, Any], list[Any]]:
+def measure(model: Model, pair: Pair, args: Any, reader: Reader, chooser: Scorer) -> tuple[dict[str, Any], list[Any]]:
     """Draw and count one pair; return the numbers and a row of pictures."""
-    illusion, settings = pair.illusion(), Settings(steps=args.steps, guidance=args.guidance, scheduler=args.scheduler)
+    job = pair.job(model, steps=args.steps, guidance=args.guidance, scheduler=args.scheduler)
     start = time.perf_counter()
     singles: list[Tensor] = []
     best: list[Tensor] = []
@@ -133,52 +147,50 @@ def measure(model: Any, pair: Pair, args: Any, reader: Reader, chooser: Scorer) 
     rows, rows_early = 0, 0
     for group in range(args.groups):
         seeds = [args.seed + group * args.best_of]
-        whole = search(model, illusion, seeds, settings, chooser, best_of=args.best_of, cuts=())
+        whole = search(task(model, job, chooser), seeds, best_of=args.best_of, cuts=())
         singles += [one.image for one in whole.tried]
         best.append(whole.images[0])
         rows += whole.rows
         if not args.no_early:
-            cut = search(model, illusion, seeds, settings, chooser, best_of=args.best_of, cuts=args.cuts)
+            cut = search(task(model, job, chooser), seeds, best_of=args.best_of, cuts=args.cuts)
             early.append(cut.images[0])
             rows_early += cut.rows
     result: dict[str, Any] = {"pair": str(pair), "hybrid": pair.hybrid}
     for name, images in (("single", singles), ("best", best), ("best_early", early)):
         if images:
-            result[name] = counts(reader, illusion, torch.stack(images))
-    result["control"] = control(model, pair, args, settings, reader)
+            result[name] = counts(reader, pair, torch.stack(images))
+    result["control"] = control(model, pair, job, args, reader)
     result["rows"], result["rows_early"] = rows, rows_early or None
     result["seconds"] = round(time.perf_counter() - start, 1)
-    result["judge_on_real"] = [round(100 * reader.of_real(illusion, k)[0], 2) for k in (0, 1)]
+    result["judge_on_real"] = [round(100 * reader.of_real(pair, k)[0], 2) for k in (0, 1)]
     shown = torch.stack(best)[:SHOWN]
-    return result, row(illusion, shown, *reader.works(illusion, shown))
+    return result, row(pair, shown, *reader.works(pair, shown))
 
 
-def counts(reader: Reader, illusion: Illusion, images: Tensor) -> list[int]:
+def counts(reader: Reader, pair: Pair, images: Tensor) -> list[int]:
     """[recognised, surely recognised, of how many]."""
-    right, sure = reader.works(illusion, images)
+    right, sure = reader.works(pair, images)
     return [int(right.sum()), int(sure.sum()), len(images)]
 
 
-def control(model: Any, pair: Pair, args: Any, settings: Settings, reader: Reader) -> list[int]:
+def control(model: Model, pair: Pair, job: Illusion, args: Any, reader: Reader) -> list[int]:
     """Count the plain pictures, half of them of each prompt, that read as both without any trick."""
     count = max(1, args.groups * args.best_of // 2)
-    settings = usual(model, settings)
+    plain = job_for(Sample, model, steps=job.steps, guidance=job.guidance, scheduler=job.scheduler)
     labels = [pair.first] * count + [pair.second] * count
     seeds = [args.seed + k for k in range(len(labels))]
-    pictures = [p.image for batch in generate(model, seeds, labels, settings) for p in batch]
     # A picture of the second prompt is put so that the second view shows it the right way up.
-    illusion = pair.illusion()
-    images = torch.stack(pictures)
-    images[count:] = illusion.views[1].invert(images[count:])
-    return counts(reader, illusion, images)
+    images = pictures(model, plain, seeds, labels)
+    images[count:] = pair.composition.views[1].invert(images[count:])
+    return counts(reader, pair, images)
 
 
-def row(illusion: Illusion, images: Tensor, right: Tensor, sure: Tensor) -> list[Any]:
+def row(pair: Pair, images: Tensor, right: Tensor, sure: Tensor) -> list[Any]:
     """One cell per picture, its readings side by side; (picture, mark)."""
-    readings = seen(illusion, images.clamp(-1, 1))
+    readings = pair.composition.shown(images.clamp(-1, 1))
     cells = []
     for k in range(len(images)):
-        parts = [enlarged(from_tensor(reading[k])[0], CELL) for reading in readings]
+        parts = [magnify(from_tensor(reading[k])[0], CELL) for reading in readings]
         cells.append((grid(parts, len(parts), gap=1, min_cell=1), "" if sure[k] else "unsure" if right[k] else "no"))
     return cells
 

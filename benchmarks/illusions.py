@@ -1,7 +1,7 @@
 """Anagrams per second: a batch through one network call a step, against one sample after another.
 
 Stage I of a DeepFloyd IF with random weights (64 px, `--channels`) draws SAMPLES pictures of two views, with guidance.
-"batched" is `diffkit.illusions.drawing.draw` of all seeds at once: views x guidance x samples are one call of the
+"batched" is `diffkit.illusions.drawing.draw_steps` of all seeds at once: views x guidance x samples are one call of the
 network.
 "one by one" is the same function, one seed after another. With `--reference`, a checkout of the papers' own code
 (github.com/dangeng/visual_anagrams), its `sample_stage_1` is run as its `generate.py` runs it, on the same weights, in
@@ -52,22 +52,22 @@ class Counted:
 
 def ours(folder: Path, args: Any) -> tuple[Callable[[], Tensor], Callable[[], Tensor], Counted]:
     """Return our two ways to draw, and the counter of their network."""
-    from diffkit.illusions.drawing import Illusion, draw
-    from diffkit.illusions.filters import parse_filter
-    from diffkit.illusions.views import parse_view
-    from diffkit.jobs.sample import Settings
+    from drawing import illusions, job_for
+
+    from diffkit.jobs.anagram import Anagram
+    from diffkit.jobs.hybrid import Hybrid
     from diffkit.models import load
 
     model = load(str(folder), device=args.device)
-    if args.view == HYBRID:
-        pair = Illusion(PROMPTS, split=parse_filter(HYBRID))
-    else:
-        pair = Illusion(PROMPTS, views=(parse_view("identity"), parse_view(args.view)))
-    settings = Settings(scheduler="ddpm", steps=args.steps, guidance=GUIDANCE, max_batch=args.max_batch)
+    kind, way = (Hybrid, {"split": HYBRID}) if args.view == HYBRID else (Anagram, {"views": (args.view,)})
+    job = job_for(
+        kind, model, prompts=PROMPTS, scheduler="ddpm", steps=args.steps, guidance=GUIDANCE, max_batch=args.max_batch,
+        **way,
+    )  # fmt: skip
     seeds = list(range(args.samples))
     return (
-        lambda: draw(model, pair, seeds, settings),
-        lambda: torch.cat([draw(model, pair, [seed], settings) for seed in seeds]),
+        lambda: illusions(model, job, seeds),
+        lambda: torch.cat([illusions(model, job, [seed]) for seed in seeds]),
         Counted(model.unet),
     )
 

@@ -17,24 +17,17 @@ from typing import Any
 
 import torch
 from common import OUTPUTS, describe, finish, machine, parser, table
-from drawing import generate
+from drawing import job_for, pictures
 from judge import KINDS, load_judge, read
 from torch import Tensor
 
-from diffkit.engine.settings import Settings
+from diffkit.jobs.sample import Sample
 from diffkit.models import load
 from diffkit.pictures.grids import grid
 from diffkit.pictures.metadata import write_png
 from diffkit.pictures.tensors import from_tensor
 
 PER_ROW = 10
-
-
-def draw(model: Any, labels: list[int], settings: Settings, batch_size: int) -> Tensor:
-    """Draw one picture per label, seed k for picture k: (N, 1, H, W) in [-1, 1]."""
-    names = [model.class_names[label] for label in labels]
-    pictures = generate(model, range(len(labels)), names, settings, batch_size=batch_size)
-    return torch.stack([p.image for batch in pictures for p in batch])
 
 
 def spread(images: Tensor, labels: Tensor) -> float:
@@ -57,13 +50,14 @@ def measure(args: Any) -> dict[str, Any]:
     facts = machine(args.device)
     classify, accuracy, judged_on = load_judge(args.judge)
     model = load(args.run, device=args.device)
-    count = model.num_classes
+    names = model.info.classes
+    count = len(names)
     if count != 10:
         raise SystemExit(f"{args.run} has {count} classes; the judges know the ten digits")
     labels = torch.arange(args.num) % count
-    settings = Settings(scheduler=args.scheduler, steps=args.steps, guidance=args.guidance)
+    job = job_for(Sample, model, scheduler=args.scheduler, steps=args.steps, guidance=args.guidance)
     start = time.perf_counter()
-    images = draw(model, labels.tolist(), settings, args.batch_size)
+    images = pictures(model, job, range(args.num), [names[k] for k in labels.tolist()], args.batch_size)
     seconds = time.perf_counter() - start
     said = classify(images)
     right = said == labels
@@ -78,12 +72,10 @@ def measure(args: Any) -> dict[str, Any]:
         "guidance": args.guidance,
         "scheduler": args.scheduler or "ddim",
         "recognised": 100 * float(right.float().mean()),
-        "per_class": {
-            name: [int(right[labels == k].sum()), int((labels == k).sum())] for k, name in enumerate(model.class_names)
-        },
+        "per_class": {name: [int(right[labels == k].sum()), int((labels == k).sum())] for k, name in enumerate(names)},
         "control_shuffled": 100 * float((said == shuffled).float().mean()),
         "judge": {"kind": args.judge, "accuracy": 100 * accuracy, "n": judged_on},
-        "spread": spread(images.clamp(-1, 1), labels),
+        "spread": spread(images, labels),
         "spread_real": spread(real, truth),
         "seconds": round(seconds, 1),
         "grid": str(path),

@@ -16,11 +16,10 @@ from typing import Any
 
 import torch
 from common import describe, finish, machine, parser, table
-from drawing import generate
+from drawing import job_for, pictures
 
-from diffkit.engine.settings import Settings
+from diffkit.jobs.sample import Sample
 from diffkit.models.ddpm import DDPM
-from diffkit.pictures.tensors import from_tensor
 
 
 def random_model(device: str) -> DDPM:
@@ -63,19 +62,18 @@ class Timed:
         return out
 
 
-def whole(model: DDPM, batch: int, settings: Settings) -> float:
+def whole(model: DDPM, batch: int, job: Sample) -> float:
     """Seconds of one sampling run, from seeds to PIL images."""
-    labels = [str(k % 10) for k in range(batch)] if settings.guidance != 0 else None
+    labels = [str(k % 10) for k in range(batch)] if job.guidance != 0 else []
     start = time.perf_counter()
-    for pictures in generate(model, range(batch), labels, settings, batch_size=batch):
-        from_tensor(torch.stack([p.image for p in pictures]))
+    pictures(model, job, range(batch), labels, batch)
     return time.perf_counter() - start
 
 
 @torch.no_grad()
 def calls_alone(model: DDPM, rows: int, calls: int) -> float:
     """Seconds of as many bare calls of the network."""
-    x = torch.randn(rows, *model.shape, device=model.device)
+    x = torch.randn(rows, *model.info.sample, device=model.device)
     labels = torch.zeros(rows, dtype=torch.long, device=model.device)
     t = torch.tensor(500, device=model.device)
     _wait(model)
@@ -91,23 +89,23 @@ def _wait(model: DDPM) -> None:
         torch.cuda.synchronize()
 
 
-def measure(model: DDPM, batch: int, settings: Settings, rounds: int) -> dict[str, Any]:
+def measure(model: DDPM, batch: int, job: Sample, rounds: int) -> dict[str, Any]:
     """Medians for one batch size and guidance."""
     timed = Timed(model.network)
     with timed:  # warm-up, and the number of calls
-        whole(model, batch, settings)
+        whole(model, batch, job)
     calls, rows = timed.calls, timed.rows
     calls_alone(model, rows, 3)
     total, outside, alone, plain = [], [], [], []
     for _ in range(rounds):
         with timed:
-            total.append(whole(model, batch, settings))
+            total.append(whole(model, batch, job))
             outside.append(1 - timed.seconds / total[-1])
-        plain.append(whole(model, batch, settings))
+        plain.append(whole(model, batch, job))
         alone.append(calls_alone(model, rows, calls))
     return {
         "batch": batch,
-        "guidance": settings.guidance,
+        "guidance": job.guidance,
         "calls": calls,
         "seconds": statistics.median(plain),
         "outside_percent": None if model.device.type == "cuda" else 100 * statistics.median(outside),
@@ -133,12 +131,19 @@ def main() -> None:
     else:
         model = random_model(args.device)
     results = [
-        measure(model, batch, Settings(scheduler=args.scheduler, steps=args.steps, guidance=scale), args.rounds)
+        measure(
+            model,
+            batch,
+            job_for(Sample, model, scheduler=args.scheduler, steps=args.steps, guidance=scale),
+            args.rounds,
+        )
         for batch in map(int, args.batch_sizes.split(","))
         for scale in (1.0, 2.0)
     ]
     print(describe(facts))
-    print(f"{args.scheduler}, {args.steps} steps, {model.shape[1]} px, {args.device}, median of {args.rounds} rounds")
+    print(
+        f"{args.scheduler}, {args.steps} steps, {model.info.size[0]} px, {args.device}, median of {args.rounds} rounds"
+    )
     heads = ["batch", "guidance", "calls", "seconds", "outside the net %", "over bare calls %", "images/s"]
     print(table(heads, [list(row.values()) for row in results]))
     finish({"machine": facts, "results": results}, args.json)

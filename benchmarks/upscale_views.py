@@ -3,9 +3,9 @@
 MODEL draws anagrams of the natural pairs, in both orders; brought down to 16 px they are enlarged to 64 px by
 `enlarge` and the small upscaler of glyph_upscaler.py:
 
-first      mode "first", the naive way: the picture as the first prompt alone would have it
-direct     mode "multiview"; the half turn acts on the latents
-decode     mode "multiview" of an illusion with latent "decode": a latent for each view, brought together as pictures
+first      the naive way: the picture as the first prompt alone would have it
+direct     all prompts at once; the half turn acts on the latents
+decode     the same with latent "decode": a latent for each view, brought together as pictures
 
 The controls are the pictures as they were drawn, the 16 px enlarged bicubically, and held-out pictures of one glyph
 with their own prompt, which say how good the upscaler is. The level is that of the noise on the small picture, in
@@ -21,26 +21,30 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from common import OUTPUTS, describe, finish, machine, parser, table
+from drawing import enlarged, illusions
 from glyph_edits import prompt
 from glyph_judge import Reader, load_judge
-from glyph_tricks import NATURAL, anagram
+from glyph_tricks import NATURAL, Wanted, anagram
 from glyph_upscaler import LARGE, SMALL, load_upscaler, pictures, shrunk, to_float
 from torch import Tensor
 
 from diffkit.engine.settings import Settings
-from diffkit.illusions.drawing import Illusion, draw, seen
-from diffkit.illusions.stages import enlarge
+from diffkit.illusions.composition import Composition
+from diffkit.illusions.views import parse_view
 from diffkit.models import load
 from diffkit.pictures.grids import grid
 from diffkit.pictures.metadata import write_png
+from diffkit.types import Model
 
 READ = 32  # pixels that the judge reads
+PLAIN = Composition((parse_view("identity"),))
 SHOWN = 4  # illusions on a sheet
 
 
@@ -52,10 +56,12 @@ class Read:
     scores: Tensor
 
     @classmethod
-    def of(cls, judge: Reader, illusion: Illusion, names: tuple[str, ...], images: Tensor) -> Read:
+    def of(
+        cls, judge: Reader, composition: Composition, prompts: Sequence[str], names: Sequence[str], images: Tensor
+    ) -> Read:
         """Read every view."""
         right, scores = [], []
-        for part, label, name in zip(seen(illusion, images), illusion.prompts, names, strict=True):
+        for part, label, name in zip(composition.shown(images), prompts, names, strict=True):
             right.append(torch.tensor([found == name for found in judge(shrunk(part, READ)).glyph]))
             scores.append(judge.score(shrunk(part, READ), [label])[:, 0])
         return cls(torch.stack(right, 1), torch.stack(scores, 1))
@@ -93,18 +99,18 @@ def commuting(upscaler: Any, images: Tensor) -> dict[str, float]:
     }
 
 
-def ways(upscaler: Any, one: Illusion, small: Tensor, settings: Settings, level: int) -> dict[str, Tensor]:
+def ways(upscaler: Model, one: Wanted, small: Tensor, settings: Settings, level: int) -> dict[str, Tensor]:
     """Enlarge pictures (N, 3, 16, 16) in every way."""
-    seeds = range(len(small))
-    both = enlarge(upscaler, one, small, seeds, settings, noise_level=level)
-    decoded = enlarge(upscaler, replace(one, latent="decode"), small, seeds, settings, noise_level=level)
-    first = enlarge(upscaler, one, small, seeds, settings, mode="first", noise_level=level)
+    shared = one.composition
+    both = enlarged(upscaler, shared, one.prompts, small, settings, level)
+    decoded = enlarged(upscaler, replace(shared, latent="decode"), one.prompts, small, settings, level)
+    first = enlarged(upscaler, PLAIN, one.prompts[:1], small, settings, level)
     return {"first": first, "direct": both, "decode": decoded}
 
 
-def sheet(path: Path, rows: dict[str, list[Tensor]], names: list[tuple[str, ...]], one: Illusion) -> None:
+def sheet(path: Path, rows: dict[str, list[Tensor]], names: list[tuple[str, ...]], one: Composition) -> None:
     """Write one row for each way, a column for each view; the first picture of each illusion."""
-    cells = [view[0].clamp(-1, 1) for images in rows.values() for some in images for view in seen(one, some[:1])]
+    cells = [view[0].clamp(-1, 1) for images in rows.values() for some in images for view in one.shown(some[:1])]
     heads = [name for pair in names for name in pair]
     labels = [f"{way}: {head}" if k == 0 else head for way in rows for k, head in enumerate(heads)]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,12 +132,15 @@ def main() -> None:
     real, errors = to_float(images), commuting(upscaler, to_float(images))
     settings = Settings(steps=args.steps, guidance=args.guidance)
     model, wanted = load(args.model, device="cpu"), [anagram(*p) for pair in NATURAL for p in (pair, pair[::-1])]
-    drawn = [draw(model, one.illusion, range(args.seeds), Settings(guidance=4.0)).clamp(-1, 1) for one in wanted]
+    drawn = [illusions(model, one.job(model, guidance=4.0), range(args.seeds)).clamp(-1, 1) for one in wanted]
     small = [shrunk(some, SMALL) for some in drawn]
     rows: list[list[Any]] = []
 
     def told(level: int | None, way: str, some: list[Tensor], first: Read | None = None) -> Read:
-        parts = [Read.of(judge, one.illusion, one.names, part) for one, part in zip(wanted, some, strict=True)]
+        parts = [
+            Read.of(judge, one.composition, one.prompts, one.names, part)
+            for one, part in zip(wanted, some, strict=True)
+        ]
         rows.append([level, way, *Read.joined(parts).row(first)])
         return Read.joined(parts)
 
@@ -139,7 +148,7 @@ def main() -> None:
     plain = [shrunk(some, LARGE) for some in small]
     told(None, "bicubic", plain)
     for level in args.levels:
-        made = [ways(upscaler, one.illusion, some, settings, level) for one, some in zip(wanted, small, strict=True)]
+        made = [ways(upscaler, one, some, settings, level) for one, some in zip(wanted, small, strict=True)]
         large = {way: [each[way] for each in made] for way in made[0]}
         first = told(level, "first", large["first"])
         for way in ("direct", "decode"):
@@ -147,15 +156,13 @@ def main() -> None:
         parts = []
         for name in dict.fromkeys(names):
             some = real[torch.tensor([name == other for other in names])]
-            alone = Illusion((prompt(name),))
-            seeds = range(len(some))
-            one = enlarge(upscaler, alone, shrunk(some, SMALL), seeds, settings, noise_level=level)
-            parts.append(Read.of(judge, alone, (name,), one))
+            alone = enlarged(upscaler, PLAIN, [prompt(name)], shrunk(some, SMALL), settings, level)
+            parts.append(Read.of(judge, PLAIN, [prompt(name)], [name], alone))
         rows.append([level, "held out, one view", *Read.joined(parts).row()])
         chosen = range(0, 2 * SHOWN, 2)
         shown = {way: [some[k] for k in chosen] for way, some in {"16 px": plain, **large}.items()}
         path = OUTPUTS / f"upscale-views-{level}.png"
-        sheet(path, shown, [wanted[k].names for k in chosen], wanted[0].illusion)
+        sheet(path, shown, [wanted[k].names for k in chosen], wanted[0].composition)
         print(f"level {level}: {path}, {time.perf_counter() - start:.0f} s", flush=True)
     print(f"\n{table(HEAD, rows)}\n")
     print(f"{table(['mean absolute error', ''], [[what, f'{error:.3f}'] for what, error in errors.items()])}\n")
