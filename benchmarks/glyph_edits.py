@@ -134,7 +134,7 @@ def inpainting(bench: Bench) -> Tally:
                 Inpaint, bench.model, image=image, mask=from_tensor(mask * 2 - 1)[0], steps=args.steps,
                 guidance=args.inpaint_guidance, scheduler="ddpm",
             )  # fmt: skip
-            found.append(pictures(bench.model, job, [7000 + k], [names[k]]))
+            found.append(pictures(bench.model, job, [7000 + k], [prompt(names[k])]))
         images = torch.cat(found)
         exact, alike, read = things_right(bench.judge, images, names)
         same = (images[..., :16] == source[..., :16]).flatten(1).all(1)
