@@ -267,7 +267,10 @@ def report(error: BaseException) -> int:
     if SESSION.debug:
         sys.stderr.write(redact("".join(traceback.format_exception(error))))
     known = translate(error)
-    message, hint = redact(flags(known.message)), redact(flags(known.hint))
+    message, hint = known.message, known.hint
+    if known is error:  # our own words; another library's may quote its own arguments
+        message, hint = flags(message), flags(hint)
+    message, hint = redact(message), redact(hint)
     if SESSION.as_json and not _follower():
         error_object = {"error": {"code": known.exit_code, "message": message, "hint": hint}}
         sys.stdout.write(json.dumps(error_object, ensure_ascii=False) + "\n")

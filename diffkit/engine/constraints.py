@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffkit.engine.levels import level_after, out_of
+from diffkit.engine.samplers import name_of
 from diffkit.engine.sampling import Constraint, fresh_noise
 from diffkit.errors import UsageError
 from diffkit.types import Filter
@@ -48,8 +49,7 @@ def keep_known(
 
     Source: arXiv:2201.09865, eq. 8a-8c, with the standard deviation where its algorithm 1 prints the variance.
     """
-    name = type(scheduler).__name__
-    if name in ("PNDMScheduler", "LMSDiscreteScheduler"):
+    if (name := name_of(scheduler)) in ("pndm", "lms"):
         raise UsageError(
             f"{name} extrapolates from the noise of earlier steps, and known pixels get new noise in every step",
             "Use ddim, ddpm, euler or dpm++.",
@@ -58,9 +58,13 @@ def keep_known(
 
     def constrain(x: Tensor, index: int, t: Tensor, after: Tensor | None) -> Tensor:
         if after is None:
+            # No noise is left, so the known image itself goes in, and stays to the last bit.
             return composite(x0, x, mask) if paste else x
+        # The step has gone to the level of the next timestep, and so must the known image: with the noise of the level
+        # before, the seam would be seen by the network and painted over (eq. 8a: x_known ~ q(x_after | x0)).
         signal, share = level_after(scheduler, after)
         known = signal * x0 + share * fresh_noise(x, generators)
+        # Eq. 8c, with grey read as a time: a pixel is free in the last steps, in as many of them as it is white.
         return torch.where(mask > 1.0 - (index + 1) / steps, x, known)
 
     return constrain
@@ -94,6 +98,8 @@ def component_of(x0: Tensor, scheduler: SchedulerMixin) -> Callable[[Tensor, Ten
         scheduler: Says how an output follows from x0.
     """
 
+    # A prediction and not a sample: whatever noise x holds, this answer leads from it to the reference, and the part of
+    # it that a filter takes agrees with the same part of x.
     def known(x: Tensor, t: Tensor) -> Tensor:
         return out_of(x0.to(x), x, t, scheduler)
 
@@ -112,6 +118,7 @@ def with_component(x: Tensor, reference: Tensor, split: Filter, part: int) -> Te
         split: Parts that sum to the identity.
         part: Which one is the reference's.
     """
+    # x - part(x) + part(reference), by one call: the parts are linear.
     return x + split.part(reference.to(x) - x, part)
 
 
@@ -123,6 +130,7 @@ def composite(known: Tensor, painted: Tensor, mask: Tensor) -> Tensor:
         painted: (B, C, H, W).
         mask: (B or 1, 1, H, W) in [0, 1].
     """
+    # known + 0 * (painted - known) would be known up to rounding, and NaN where something painted is: so by cases.
     return torch.where(mask == 0, known, torch.where(mask == 1, painted, known + mask * (painted - known)))
 
 

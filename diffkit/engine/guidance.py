@@ -1,24 +1,30 @@
-"""Functions from one denoiser to another: classifier-free guidance, gradients, views, mixtures, smaller batches.
+"""Functions from one denoiser to another: classifier-free guidance and gradients.
 
-They work on the batch axis, so that nested wrappers end in one network call per step; none of them holds state.
+They work on the batch axis, so that nested wrappers end in one network call per step; none of them holds state. Views
+and mixtures are in `mixing.py`, smaller calls in `rows.py`; all of them can be imported from here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from diffkit.engine.levels import network_level, out_of, x0_of
+from diffkit.engine.mixing import check_shares, mix, multiview, place_of, turn_cond
+from diffkit.engine.rows import chunked, fit, smallest_limit, stacked
 from diffkit.errors import UsageError
-from diffkit.types import Cond, Denoiser, Filter, Prediction, View
+from diffkit.types import Cond, Denoiser, Prediction
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-__all__ = ["cfg", "check_interval", "chunked", "gradient", "mix", "multiview", "within"]
+__all__ = [
+    "cfg", "check_interval", "check_shares", "chunked", "gradient", "mix", "multiview", "place_of", "smallest_limit",
+    "turn_cond", "within",
+]  # fmt: skip
 
 
 def cfg(
@@ -51,21 +57,24 @@ def cfg(
     Source: Ho & Salimans, arXiv:2207.12598, eq. 6; the interval: Kynkäänniemi et al., arXiv:2404.07724.
     """
     check_interval(start, stop)
-    always = start == 0.0 and stop == 1.0  # then nothing waits for the timestep's value
+    # Reading a timestep from a GPU stops everything until it has arrived; without an interval nobody asks for it.
+    always = start == 0.0 and stop == 1.0
 
     def guided(x: Tensor, t: Tensor, cond: Cond) -> Prediction:
         batch = x.shape[0]
         if scale == 1.0 or not (always or within(start, stop, float(t.max()), levels)):
             return net(x, t, cond)
         if scale == 0.0:
-            return net(x, t, _stacked([(cond, uncond)], batch))
-        both = _stacked([(cond, uncond), (cond, cond)], batch)
+            return net(x, t, stacked([(cond, uncond)], batch))
+        # Both predictions in one call: the batch twice, first without and then with the condition.
+        both = stacked([(cond, uncond), (cond, cond)], batch)
         pred = net(x.repeat(2, *[1] * (x.ndim - 1)), t if t.ndim == 0 else t.repeat(2), both)
         without, with_cond = pred.out.chunk(2)
         var = None if pred.var is None else pred.var[batch:]
-        weight = (
-            scale if isinstance(scale, float | int) else _fit(torch.tensor(scale).reshape(-1, 1, 1, 1), batch).to(x)
-        )
+        weight = scale if isinstance(scale, float | int) else fit(torch.tensor(scale).reshape(-1, 1, 1, 1), batch).to(x)
+        # The difference points to where the condition makes x likelier: by Bayes it is, up to a factor, the gradient of
+        # log p(cond | x). Weight 1 follows the model; a larger one goes on in the same direction (eq. 6). The line is
+        # the same for every kind of prediction, since each is affine in the score.
         return Prediction(without + weight * (with_cond - without), var)
 
     return guided
@@ -79,12 +88,14 @@ def check_interval(start: float, stop: float) -> None:
     """
     if not 0.0 <= start <= stop <= 1.0:
         raise UsageError(
-            f"guidance from {start:g} to {stop:g} of the way", "Needed is 0 <= start <= stop <= 1; 0:1 is all of it."
+            f"`guidance_interval` {start:g}:{stop:g} is not a part of the way from 0 to 1",
+            "Needed is 0 <= start <= stop <= 1; 0:1 is all of it.",
         )
 
 
 def within(start: float, stop: float, timestep: float, levels: int) -> bool:
     """Say whether a step is guided: both ends count, and 0 and 1 hold whatever timesteps a sampler has."""
+    # Measured in timesteps and not in steps, so that the same part of the way is guided whatever the number of steps.
     place = min(max((levels - timestep) / levels, 0.0), 1.0)
     return start <= place <= stop
 
@@ -114,209 +125,16 @@ def gradient(
 
     def guided(x: Tensor, t: Tensor, cond: Cond) -> Prediction:
         signal, noise = network_level(scheduler, t)
-        if float(torch.as_tensor(signal).min()) < 1e-3:  # x holds nothing of the image yet
+        if float(torch.as_tensor(signal).min()) < 1e-3:  # x holds nothing of the image yet, and 1 / signal explodes
             return net(x, t, cond)
         with torch.enable_grad():
             x_in = x.detach().requires_grad_()
             pred = net(x_in if through else x.detach(), t, cond)
             clean = x0_of(pred.out, x_in, t, scheduler)
             (slope,) = torch.autograd.grad(loss(decode(clean) if decode else clean).sum(), x_in)
-        # Tweedie: x0 = (x + noise^2 * score) / signal.
+        # Guidance by a loss is written for the score, and Tweedie's formula, x0 = (x + noise^2 * score) / signal, tells
+        # what a change of the score is for x0. From x0 the output follows, whatever the network predicts.
         clean = clean.detach() - scale * noise**2 / signal * slope
         return Prediction(out_of(clean, x, t, scheduler), pred.var.detach() if pred.var is not None else None)
 
     return guided
-
-
-def multiview(
-    net: Denoiser,
-    conds: Sequence[Cond],
-    views: Sequence[View],
-    reduce: Literal["mean", "alternate"] = "mean",
-    *,
-    timesteps: Sequence[float] | Tensor | None = None,
-    weights: Sequence[float] | None = None,
-) -> Denoiser:
-    """Predict every view of x under its own condition, turn the predictions back and average them: an anagram.
-
-    All views go through the network in one call. The condition that the result is called with is joined to each of
-    `conds`; an image in it (`channels`) is turned with the view.
-
-    Args:
-        net: The denoiser, with its guidance.
-        conds: One per view, of batch size 1 or that of x.
-        views: Linear and orthogonal maps.
-        reduce: "mean" of all views, or "alternate": step k uses view k modulo their number.
-        timesteps: The grid that steps are counted on; needed by "alternate".
-        weights: How much each view counts in the mean, none negative; equally when left out. They are scaled to the
-            sum 1.
-
-    Raises:
-        UsageError: Not one condition per view, an unknown reduction, or weights that weigh nothing.
-
-    Source: Geng et al., arXiv:2311.17919, eq. 2; alternating: Tancik, illusion-diffusion.
-    """
-    if not views or len(conds) != len(views):
-        raise UsageError(f"{len(conds)} prompts for {len(views)} views", "Give one prompt for each view.")
-    if reduce == "alternate" and timesteps is None:
-        raise ValueError("reduce='alternate' needs the timesteps")
-    share = check_shares(weights, len(views), reduce)
-
-    def viewed(x: Tensor, t: Tensor, cond: Cond) -> Prediction:
-        chosen = list(zip(views, conds, strict=True))
-        if reduce == "alternate":
-            assert timesteps is not None
-            chosen = [chosen[place_of(timesteps, t) % len(views)]]
-        batch, count = x.shape[0], len(chosen)
-        each = _stacked([(turn_cond(cond, view), own) for view, own in chosen], batch)
-        pred = net(torch.cat([view.apply(x) for view, _ in chosen]), _tile(t, count), each)
-        back = [view.invert(part) for (view, _), part in zip(chosen, pred.out.chunk(count), strict=True)]
-        if pred.var is None:
-            return Prediction(_mean(back, share))
-        spread = [view.invert_var(part) for (view, _), part in zip(chosen, pred.var.chunk(count), strict=True)]
-        return Prediction(_mean(back, share), _mean(spread, share))
-
-    return viewed
-
-
-def mix(
-    net: Denoiser,
-    conds: Sequence[Cond],
-    split: Filter,
-    *,
-    views: Sequence[View] | None = None,
-    known: Callable[[Tensor, Tensor], Tensor] | None = None,
-    fixed: int = 0,
-) -> Denoiser:
-    """Take each part of the prediction from another condition, out = sum_k f_k(out_k): a hybrid image.
-
-    All conditions go through the network in one call; a learned variance is averaged and not filtered.
-
-    Args:
-        net: The denoiser, with its guidance.
-        conds: One per part of the split that is drawn, of batch size 1 or that of x.
-        split: Parts that sum to the identity.
-        views: One per condition: the part shows its prompt to those who look in this way. Plainly when left out.
-        known: From (x, t) to the output that stands for a given picture, which one part is then taken from
-            (`constraints.component_of`): a hybrid made out of a photo.
-        fixed: Which part that is; it has no condition.
-
-    Raises:
-        UsageError: Not one condition per part that is drawn, or not one view per condition.
-
-    Source: Geng et al., arXiv:2404.11615, eq. 4; the given part: section 3.4, on the prediction in place of x_t, whose
-    noise stays N(0, I) that way.
-    """
-    if known is not None and not 0 <= fixed < split.parts:
-        raise UsageError(f"`fixed` {fixed}: the split has the parts 0..{split.parts - 1}")
-    drawn = [k for k in range(split.parts) if known is None or k != fixed]
-    if len(conds) != len(drawn):
-        raise UsageError(f"{len(conds)} prompts for {len(drawn)} parts of a split", f"Give {len(drawn)}.")
-    if views is not None and len(views) != len(conds):
-        raise UsageError(f"{len(views)} views for {len(conds)} parts", "Give one view per prompt.")
-
-    def mixed(x: Tensor, t: Tensor, cond: Cond) -> Prediction:
-        batch, count = x.shape[0], len(conds)
-        seen = [x] * count if views is None else [view.apply(x) for view in views]
-        own = [cond] * count if views is None else [turn_cond(cond, view) for view in views]
-        each = _stacked(list(zip(own, conds, strict=True)), batch)
-        pred = net(torch.cat(seen), _tile(t, count), each)
-        back, spread = list(pred.out.chunk(count)), [] if pred.var is None else list(pred.var.chunk(count))
-        if views is not None:
-            back = [view.invert(part) for view, part in zip(views, back, strict=True)]
-            spread = [view.invert_var(part) for view, part in zip(views, spread, strict=False)]
-        start = torch.zeros_like(x) if known is None else split.part(known(x, t), fixed)
-        out = sum((split.part(part, k) for k, part in zip(drawn, back, strict=True)), start)
-        return Prediction(out, _mean(spread) if spread else None)
-
-    return mixed
-
-
-def chunked(net: Denoiser, limit: int | None) -> Denoiser:
-    """Split calls of more than `limit` rows into several; the innermost wrapper. None leaves the denoiser as it is.
-
-    Raises:
-        UsageError: A limit below 1.
-    """
-    if limit is None:
-        return net
-    if limit < 1:
-        raise UsageError(f"`max_batch` {limit} is below 1")
-
-    def split(x: Tensor, t: Tensor, cond: Cond) -> Prediction:
-        batch = x.shape[0]
-        if batch <= limit:
-            return net(x, t, cond)
-        cond = cond.expand(batch)
-        parts = [
-            net(x[k : k + limit], t if t.ndim == 0 else t[k : k + limit], cond.rows(k, k + limit))
-            for k in range(0, batch, limit)
-        ]
-        spread = [p.var for p in parts if p.var is not None]
-        return Prediction(torch.cat([p.out for p in parts]), torch.cat(spread) if spread else None)
-
-    return split
-
-
-def _stacked(pairs: Sequence[tuple[Cond, Cond]], batch: int) -> Cond:
-    """For `batch` rows each, one pair after the other: its second condition, and of the first what that lacks.
-
-    Fewer rows are repeated, view by view.
-    """
-    each = [{**cond.tensors, **own.tensors} for cond, own in pairs]
-    if any(set(one) != set(each[0]) for one in each):
-        raise ValueError(f"conditions with different parts cannot be joined: {[sorted(one) for one in each]}")
-    return Cond({k: torch.cat([_fit(one[k], batch) for one in each]) for k in each[0]})
-
-
-def _fit(v: Tensor, batch: int) -> Tensor:
-    rows = v.shape[0]
-    if rows == 1:
-        return v.expand(batch, *v.shape[1:])
-    if batch % rows:
-        raise ValueError(f"a condition of {rows} rows does not fit a batch of {batch}")
-    return v if rows == batch else v.repeat(batch // rows, *[1] * (v.ndim - 1))
-
-
-def turn_cond(cond: Cond, view: View) -> Cond:
-    """Return a condition with its picture (`channels`) as a view shows it."""
-    return Cond({k: view.apply(v) if k == "channels" else v for k, v in cond.tensors.items()})
-
-
-def _tile(t: Tensor, count: int) -> Tensor:
-    return t if t.ndim == 0 else t.repeat(count)
-
-
-def check_shares(weights: Sequence[float] | None, count: int, reduce: str) -> list[float] | None:
-    """Return weights of views scaled to the sum 1; None where all count the same.
-
-    Raises:
-        UsageError: An unknown reduction, not one weight per view, or weights of no sense.
-    """
-    if reduce not in ("mean", "alternate"):
-        raise UsageError(f"`reduce` {reduce!r} is not one of mean, alternate")
-    if weights is None:
-        return None
-    text = ", ".join(f"{w:g}" for w in weights)
-    if len(weights) != count:
-        raise UsageError(f"`weights` needs one value per view, got {len(weights)} ({text}) for {count}")
-    if reduce == "alternate":
-        raise UsageError(f"`weights` {text}: views that take turns have no weights", "Leave it out, or `reduce` mean.")
-    total = float(sum(weights))
-    if not all(0.0 <= w < float("inf") for w in weights) or not 0.0 < total < float("inf"):
-        raise UsageError(f"`weights` {text}: weights are finite, none is negative, and one is above 0")
-    return None if len(set(weights)) == 1 else [w / total for w in weights]
-
-
-def _mean(parts: Sequence[Tensor], share: Sequence[float] | None = None) -> Tensor:
-    if len(parts) == 1:
-        return parts[0]
-    if share is None:
-        return torch.stack(list(parts)).mean(0)
-    return sum((w * part for w, part in zip(share, parts, strict=True)), torch.zeros_like(parts[0]))
-
-
-def place_of(timesteps: Sequence[float] | Tensor, t: Tensor) -> int:
-    """Index of the (one) timestep that a batch stands at."""
-    grid = torch.as_tensor(timesteps, dtype=torch.float64).cpu()
-    return int((grid - float(t.reshape(-1)[0])).abs().argmin())

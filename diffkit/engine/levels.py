@@ -1,7 +1,9 @@
 """Noise levels: how much signal and noise a sample holds at a timestep, and what a network's output says of x0.
 
 Every scheduler's sample is x = signal * x0 + noise * eps at each level; the two numbers come from the scheduler itself,
-so that what is built on them holds for all of them. The loop is in `sampling.py`.
+so that what is built on them holds for all of them. There are three families: DDPM's keep the variance (signal^2 +
+noise^2 = 1); those that count in sigma, as Euler's, keep the signal at 1 and let the noise grow to 15 or more; flows
+lie on the straight line (signal + noise = 1). The loop is in `sampling.py`.
 """
 
 from __future__ import annotations
@@ -11,13 +13,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from diffkit.engine.samplers import is_flow
+from diffkit.engine.predictions import Number, clean_from, output_from
+from diffkit.engine.samplers import is_flow, name_of
 from diffkit.errors import UsageError
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
-
-Number = float | Tensor
 
 
 def level(scheduler: SchedulerMixin, t: Tensor | float) -> tuple[float, float]:
@@ -30,22 +31,26 @@ def level(scheduler: SchedulerMixin, t: Tensor | float) -> tuple[float, float]:
     if is_flow(scheduler):
         share = float(t) / scheduler.config.num_train_timesteps
         return 1.0 - share, share
-    halfway = getattr(scheduler, "sigmas_interpol", None)
-    if halfway is not None:  # solvers that visit a point between two levels in every step
-        place = int((scheduler.timesteps - float(t)).abs().argmin())
-        if place % 2:  # the ancestral one stores them one place further down
-            return 1.0, float(halfway[place - hasattr(scheduler, "sigmas_up")])
+    between = _level_between(scheduler, float(t))
+    if between is not None:
+        return 1.0, between
+    # Every scheduler can noise a sample as its own sampling understands it. Of x0 = 1 without noise that gives the
+    # signal, of x0 = 0 with noise 1 the noise. (It reads the level off t as long as nobody calls `set_begin_index`.)
     one, when = torch.ones(1), torch.as_tensor(t).detach().cpu().reshape(1)
-    # A scheduler that counts its steps would take the level it stands at for that of t.
-    begin = getattr(scheduler, "_begin_index", None)
-    if begin is not None:
-        scheduler._begin_index = None
-    try:
-        signal, noise = (scheduler.add_noise(x, y, when) for x, y in ((one, 0 * one), (0 * one, one)))
-    finally:
-        if begin is not None:
-            scheduler._begin_index = begin
+    signal, noise = (scheduler.add_noise(x, y, when) for x, y in ((one, 0 * one), (0 * one, one)))
     return float(signal), float(noise)
+
+
+def _level_between(scheduler: SchedulerMixin, t: float) -> float | None:
+    """Return the noise at t where a solver stops halfway between two levels in every step (KDPM2); else None."""
+    name = name_of(scheduler)
+    if name not in ("kdpm2", "kdpm2_a"):
+        return None
+    place = int((scheduler.timesteps - t).abs().argmin())
+    if place % 2 == 0:
+        return None
+    # The ancestral one goes below the next level before its fresh noise, and stores the points one place further down.
+    return float(scheduler.sigmas_interpol[place - (name == "kdpm2_a")])
 
 
 def level_after(scheduler: SchedulerMixin, after: Tensor | None) -> tuple[float, float]:
@@ -66,7 +71,9 @@ def network_level(scheduler: SchedulerMixin, t: Tensor) -> tuple[Number, Number]
     signal, noise = level(scheduler, t)
     if is_flow(scheduler) or signal < 1.0:
         return signal, noise
-    length = (signal**2 + noise**2) ** 0.5  # x0 + sigma * eps is handed over at unit variance
+    # The network was trained on samples of variance 1, so x0 + sigma * eps is divided by sqrt(1 + sigma^2) before it
+    # goes in; the ratio of noise to signal, all that a level means, stays (Karras et al., arXiv:2206.00364, table 1).
+    length = (signal**2 + noise**2) ** 0.5
     return signal / length, noise / length
 
 
@@ -87,32 +94,18 @@ def x0_of(out: Tensor, x: Tensor, t: Tensor, scheduler: SchedulerMixin) -> Tenso
     Raises:
         UsageError: An epsilon at a level without signal.
 
-    Source: Ho et al., arXiv:2006.11239, eq. 15; v: Salimans & Ho, arXiv:2202.00512, appendix D.
+    Source: see `predictions`.
     """
     signal, noise = network_level(scheduler, t)
     kind = parameterization(scheduler)
-    if kind == "sample":
-        return out
-    if kind == "flow":
-        return x - noise * out
-    if kind == "v_prediction":
-        return signal * x - noise * out
-    if float(torch.as_tensor(signal).min()) == 0.0:
+    if kind == "epsilon" and float(torch.as_tensor(signal).min()) == 0.0:
         raise UsageError(f"t = {t.tolist()}: epsilon says nothing of the image where there is no signal left")
-    return (x - noise * out) / signal
+    return clean_from(kind, out, x, signal, noise)
 
 
 def out_of(x0: Tensor, x: Tensor, t: Tensor, scheduler: SchedulerMixin) -> Tensor:
     """Return the output that stands for a clean estimate; undoes `x0_of`. Shapes as there."""
-    signal, noise = network_level(scheduler, t)
-    kind = parameterization(scheduler)
-    if kind == "sample":
-        return x0
-    if kind == "flow":
-        return (x - x0) / noise
-    if kind == "v_prediction":
-        return (signal * x - x0) / noise
-    return (x - signal * x0) / noise
+    return output_from(parameterization(scheduler), x0, x, *network_level(scheduler, t))
 
 
 def unstep(x: Tensor, below: tuple[float, float], above: tuple[float, float], noise: Tensor) -> Tensor:
@@ -126,5 +119,7 @@ def unstep(x: Tensor, below: tuple[float, float], above: tuple[float, float], no
 
     Source: Lugmayr et al., arXiv:2201.09865, eq. 1, over any distance: x_t = sqrt(abar_t / abar_s) x_s + ...
     """
+    # x holds its level's noise already, which shrinks with the signal. Variances add, not standard deviations: what is
+    # missing to the variance above is drawn afresh.
     ratio = above[0] / below[0]
     return ratio * x + max(above[1] ** 2 - (ratio * below[1]) ** 2, 0.0) ** 0.5 * noise

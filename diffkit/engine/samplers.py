@@ -1,114 +1,27 @@
-"""Samplers by name: diffusers schedulers built from a model's own, with the arithmetic put right where needed.
+"""Samplers by name: diffusers schedulers built from a model's own, with the same meaning in the new class.
 
-Holds which sampler fits which model, and two thin subclasses: DDIM that is right on every grid, and a DDPM that can be
-told to add no noise. The loop is in `sampling.py`; noise schedules are in `schedules.py`.
+Holds which sampler fits which model. What had to be put right in the classes themselves is in `solvers.py`, the loop in
+`sampling.py`; noise schedules are in `schedules.py`.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from fractions import Fraction
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import diffusers
-import torch
-from diffusers import DDIMScheduler, DDPMScheduler
-from torch import Tensor
 
+from diffkit.engine.solvers import GridDDIM as GridDDIM
+from diffkit.engine.solvers import GridDDPM as GridDDPM
+from diffkit.engine.solvers import StaticClip
 from diffkit.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-LOG = logging.getLogger("diffkit.engine.samplers")
-
 SPACINGS = ("leading", "trailing", "linspace")
-
-
-class GridDDIM(DDIMScheduler):
-    """DDIM whose every step goes to the next point of the actual grid.
-
-    The stock step goes from t to t - T // N, which is not the next point of a linspace or custom grid, nor of any where
-    N does not divide T. Source: Song et al., arXiv:2010.02502, eq. 12, with t-1 read as the next point.
-    """
-
-    timesteps: Tensor
-
-    def set_timesteps(
-        self, num_inference_steps: int | None = None, device: Any = None, timesteps: Sequence[int] | None = None
-    ) -> None:
-        """As the stock method, and with a custom descending grid."""
-        if timesteps is None:
-            super().set_timesteps(num_inference_steps, device=device)
-            # Rounding errors in the stock "trailing" grid can append a timestep of -1 (61 steps of 1000).
-            self.timesteps = self.timesteps[self.timesteps >= 0]
-        else:
-            self.timesteps = torch.tensor(list(timesteps), dtype=torch.int64, device=device)
-        self.num_inference_steps = len(self.timesteps)
-        grid = self.timesteps.tolist()
-        self._next = dict(zip(grid, [*grid[1:], -1], strict=True))
-
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: int | Tensor,
-        sample: Tensor,
-        eta: float = 0.0,
-        use_clipped_model_output: bool = False,
-        generator: Any = None,
-        variance_noise: Tensor | None = None,
-        return_dict: bool = True,
-    ) -> Any:
-        """As the stock method, from t to the next point of the grid."""
-        t = int(timestep)
-        steps = self.num_inference_steps
-        # The stock step computes t - T // num_inference_steps; with this fraction that is the next point, exactly.
-        self.num_inference_steps = Fraction(  # type: ignore[assignment]
-            self.config.num_train_timesteps, t - self._next[t]
-        )
-        try:
-            return super().step(
-                model_output, t, sample, eta, use_clipped_model_output, generator, variance_noise, return_dict
-            )
-        finally:
-            self.num_inference_steps = steps
-
-
-class GridDDPM(DDPMScheduler):
-    """DDPM that adds no fresh noise while `quiet` is set: a step then goes to the posterior's mean.
-
-    The generators are used all the same, so that what comes before is not changed by what comes after.
-    """
-
-    quiet = False
-    timesteps: Tensor
-
-    def set_timesteps(
-        self, num_inference_steps: int | None = None, device: Any = None, timesteps: Sequence[int] | None = None
-    ) -> None:
-        """As the stock method, without the timestep of -1 that its "trailing" grid can end with."""
-        super().set_timesteps(num_inference_steps, device=device, timesteps=timesteps)
-        self.timesteps = self.timesteps[self.timesteps >= 0]
-
-    def _get_variance(self, t: Any, predicted_variance: Any = None, variance_type: Any = None) -> Tensor:
-        variance = super()._get_variance(t, predicted_variance, variance_type)
-        if not self.quiet:
-            return variance
-        log_of_variance = (variance_type or self.variance_type) == "learned_range"
-        return torch.full_like(variance, -torch.inf if log_of_variance else 0.0)
-
-
-class _StaticClip:
-    """For solvers that know dynamic thresholding only: the clip to [-r, r] that the model's config asks for."""
-
-    config: Any
-
-    def _threshold_sample(self, sample: Tensor) -> Tensor:
-        limit = self.config.sample_max_value
-        return sample.clamp(-limit, limit)
 
 
 @dataclass(frozen=True)
@@ -124,7 +37,7 @@ class Sampler:
     """
 
     cls: str
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, object] = field(default_factory=dict)
     flow: bool = False
     predicts: tuple[str, ...] = ("epsilon", "sample", "v_prediction")
     steps: int | None = 50
@@ -185,7 +98,7 @@ def canonical(name: str) -> str:
 def check_spacing(spacing: str | None) -> None:
     """Refuse a spacing of timesteps that no scheduler knows."""
     if spacing is not None and spacing not in SPACINGS:
-        raise UsageError(f"--spacing {spacing!r} is not one of {', '.join(SPACINGS)}")
+        raise UsageError(f"`spacing` {spacing!r} is not one of {', '.join(SPACINGS)}")
 
 
 def is_memoryless(scheduler: SchedulerMixin) -> bool:
@@ -199,7 +112,26 @@ def is_flow(scheduler: SchedulerMixin) -> bool:
     return any(cls.__name__.startswith("FlowMatch") for cls in type(scheduler).__mro__)
 
 
-def default_sampler(base: Any) -> str:
+def name_of(scheduler: SchedulerMixin) -> str:
+    """Return a scheduler's name in `SAMPLERS`; its class's name where it has none."""
+    classes = {cls.__name__ for cls in type(scheduler).__mro__}
+    rows = [(name, row) for name, row in SAMPLERS.items() if row.cls in classes]
+    for name, row in rows:  # two rows may share a class, and differ in its options
+        if all(scheduler.config.get(key) == value for key, value in row.options.items()):
+            return name
+    return rows[0][0] if rows else type(scheduler).__name__
+
+
+def takes_argument(function: Callable[..., object], name: str) -> bool:
+    """Say whether a scheduler's method has a parameter of that name.
+
+    diffusers' schedulers share names, not signatures: `step` takes a generator here and not there, `set_timesteps` a
+    custom grid here and not there, and no attribute tells. This is the one place that looks.
+    """
+    return name in signature(function).parameters
+
+
+def default_sampler(base: SchedulerMixin) -> str:
     """Return the sampler used where none is named: DDIM, or Euler for flows."""
     return "flow_euler" if is_flow(base) else "ddim"
 
@@ -209,7 +141,9 @@ def default_steps(name: str, levels: int) -> int:
     return min(SAMPLERS[canonical(name)].steps or levels, levels)
 
 
-def make_sampler(name: str | None, base: Any, *, spacing: str | None = None, **options: Any) -> Any:
+def make_sampler(
+    name: str | None, base: SchedulerMixin, *, spacing: str | None = None, **options: object
+) -> SchedulerMixin:
     """Build a fresh scheduler for sampling from the one a model was trained with.
 
     Args:
@@ -224,38 +158,42 @@ def make_sampler(name: str | None, base: Any, *, spacing: str | None = None, **o
     key = canonical(name or default_sampler(base))
     row = SAMPLERS[key]
     check_spacing(spacing)
-    cls: Any = {"DDIMScheduler": GridDDIM, "DDPMScheduler": GridDDPM}.get(row.cls) or getattr(diffusers, row.cls)
+    # The weights do not know how they are sampled: whatever integrates from noise to image may step with them, as long
+    # as it takes their noise schedule and their kind of prediction over.
+    ours: dict[str, type[SchedulerMixin]] = {"DDIMScheduler": GridDDIM, "DDPMScheduler": GridDDPM}
+    cls = ours.get(row.cls) or getattr(diffusers, row.cls)
     if row.flow != is_flow(base):
         kind = "flow" if is_flow(base) else "diffusion"
         fits = [n for n, r in SAMPLERS.items() if r.flow != row.flow]
         raise UsageError(
-            f"--scheduler {key} does not fit: this is a {kind} model", f"Choose one of: {', '.join(fits)}."
+            f"`scheduler` {key} does not fit: this is a {kind} model", f"Choose one of: {', '.join(fits)}."
         )
-    takes = signature(cls.__init__).parameters
+    takes = frozenset(signature(cls.__init__).parameters)
     if row.flow:
         if spacing is not None:
-            raise UsageError("--spacing has no meaning for a flow model, whose steps are equal", "Leave it out.")
+            raise UsageError("`spacing` has no meaning for a flow model, whose steps are equal", "Leave it out.")
         return cls.from_config(base.config, **options)
     if spacing is not None and "timestep_spacing" not in takes:
-        raise UsageError(f"--spacing: {key} has a grid of its own", "Leave it out.")
+        raise UsageError(f"`spacing`: {key} has a grid of its own", "Leave it out.")
     _check_arithmetic(key, row, base, spacing, takes)
     changes = {**_translated(base, takes, row), **row.options, **options}
     if spacing is not None:
         changes["timestep_spacing"] = spacing
     if changes.pop("static_clip", False):
-        cls = type(f"Clipped{cls.__name__}", (_StaticClip, cls), {})
+        cls = type(f"Clipped{cls.__name__}", (StaticClip, cls), {})
     return cls.from_config(base.config, **changes)
 
 
-def _check_arithmetic(key: str, row: Sampler, base: Any, spacing: str | None, takes: Any) -> None:
+def _check_arithmetic(key: str, row: Sampler, base: SchedulerMixin, spacing: str | None, takes: frozenset[str]) -> None:
     kind = base.config.get("prediction_type", "epsilon")
     if kind not in row.predicts:
         raise UsageError(
-            f"--scheduler {key} cannot step with a model that predicts {kind!r} (only {', '.join(row.predicts)})",
+            f"`scheduler` {key} cannot step with a model that predicts {kind!r} (only {', '.join(row.predicts)})",
             "Use ddim, ddpm or dpm++.",
         )
     if not zero_terminal_snr(base):
         return
+    # x0 = (x - noise * eps) / signal, and the signal is 0 (Lin et al., arXiv:2305.08891, section 3.2).
     if kind == "epsilon":
         raise UsageError(
             "the noise schedule has no signal left at T (zero terminal SNR), and an epsilon model divides by it there",
@@ -263,20 +201,24 @@ def _check_arithmetic(key: str, row: Sampler, base: Any, spacing: str | None, ta
         )
     if "rescale_betas_zero_snr" not in takes:
         raise UsageError(
-            f"--scheduler {key} cannot start at zero terminal SNR", "Use ddim, ddpm, dpm++, euler or unipc."
+            f"`scheduler` {key} cannot start at zero terminal SNR", "Use ddim, ddpm, dpm++, euler or unipc."
         )
     if (spacing or base.config.get("timestep_spacing")) == "leading":
         raise UsageError(
             "timestep spacing leading does not start at T, which a schedule of zero terminal SNR needs",
-            "Use --spacing trailing.",
+            "Use `spacing` trailing.",
         )
 
 
-def zero_terminal_snr(base: Any) -> bool:
+def zero_terminal_snr(base: SchedulerMixin) -> bool:
     """Say whether the last level of a diffusion scheduler holds no signal at all."""
-    last = getattr(base, "alphas_cumprod", None)
-    return bool(base.config.get("rescale_betas_zero_snr")) or (last is not None and float(last[-1]) <= 1e-12)
+    if is_flow(base):
+        return False
+    # Where the flag is set, some classes write 2^-24 in the place of the last 0.
+    return bool(base.config.get("rescale_betas_zero_snr")) or float(base.alphas_cumprod[-1]) <= 1e-12
 
+
+_WITHOUT_SIGMA = ("DDPMScheduler", "DDIMScheduler")
 
 _MEANING = (
     "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type", "clip_sample",
@@ -284,7 +226,7 @@ _MEANING = (
 )  # fmt: skip
 
 
-def _translated(base: Any, takes: Any, row: Sampler) -> dict[str, Any]:
+def _translated(base: SchedulerMixin, takes: frozenset[str], row: Sampler) -> dict[str, object]:
     """Arguments that mean in the new class what the model's own configuration means."""
     config = base.config
     # from_config replaces values that equal the old class's defaults by the new class's own: Heun, for one, would
@@ -300,6 +242,10 @@ def _translated(base: Any, takes: Any, row: Sampler) -> dict[str, Any]:
         changes["variance_type"] = None
     if config.get("clip_sample") and "thresholding" in takes and "clip_sample" not in takes:
         changes.update(thresholding=True, sample_max_value=config.get("clip_sample_range", 1.0), static_clip=True)
+    # At zero SNR sigma = sqrt((1 - abar) / abar) is infinite. With this flag diffusers puts 2^-24 in the place of the
+    # last abar; a schedule that ends at 0 by its own betas needs it as well. DDPM and DDIM have no sigma.
+    if zero_terminal_snr(base) and "rescale_betas_zero_snr" in takes and row.cls not in _WITHOUT_SIGMA:
+        changes["rescale_betas_zero_snr"] = True
     # PNDM's own default would leave the first level's noise in the picture.
     if "set_alpha_to_one" in takes and "set_alpha_to_one" not in config:
         changes["set_alpha_to_one"] = True

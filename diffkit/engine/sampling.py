@@ -7,23 +7,23 @@ the diffusers scheduler's `step`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
-from inspect import signature
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
+from diffkit.engine.grids import set_grid as set_grid
 from diffkit.engine.levels import level, level_after, unstep
-from diffkit.engine.samplers import MEMORYLESS, is_flow, is_memoryless
+from diffkit.engine.samplers import MEMORYLESS, GridDDPM, is_flow, is_memoryless, name_of, takes_argument
 from diffkit.errors import UsageError
 from diffkit.types import Cond, Denoiser, Prediction, Step
 
 if TYPE_CHECKING:
-    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
 
 # (x after the step, index of the step, its t, the next t or None after the last) -> x
 Constraint = Callable[[Tensor, int, Tensor, Tensor | None], Tensor]
@@ -32,18 +32,42 @@ _LEARNED = ("learned", "learned_range")
 
 
 def generators(seeds: Sequence[int]) -> list[torch.Generator]:
-    """Return one CPU generator per image, so that image k depends on seed k alone, on every device."""
+    """Return one generator per image, so that image k depends on seed k alone, on every device.
+
+    One generator for the batch would give image 2 other noise when image 1 leaves the batch. They are on the CPU
+    because a GPU's generator gives other numbers from the same seed.
+    """
     return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
 
 
-def pure_noise(scheduler: SchedulerMixin, noise: Tensor) -> Tensor:
-    """Scale N(0, I) noise to what the scheduler starts from; its grid must be set."""
-    return noise * getattr(scheduler, "init_noise_sigma", 1.0)
+def draw_noise(
+    shape: Sequence[int], generators: Sequence[torch.Generator], device: torch.device | str | None = None
+) -> Tensor:
+    """Draw N(0, I), one image per generator.
+
+    Args:
+        shape: (C, H, W) of one image.
+        generators: One per image; each is used on its own device.
+        device: Where the result shall be; the generators' device when left out.
+
+    Returns:
+        (len(generators), C, H, W) fp32.
+    """
+    drawn = torch.cat([torch.randn(1, *shape, generator=g, device=g.device) for g in generators])
+    return drawn if device is None else drawn.to(device)
 
 
 def fresh_noise(x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """Draw N(0, I) of the shape, device and type of x (B, C, H, W), one image per generator."""
-    return torch.cat([torch.randn(1, *x.shape[1:], generator=g, device=g.device) for g in generators]).to(x)
+    return draw_noise(x.shape[1:], generators).to(x)
+
+
+def pure_noise(scheduler: SchedulerMixin, noise: Tensor) -> Tensor:
+    """Scale N(0, I) noise to what the scheduler starts from; its grid must be set.
+
+    That is 1 where the variance is kept, and the largest sigma where samples are x0 + sigma * eps.
+    """
+    return noise if is_flow(scheduler) else noise * scheduler.init_noise_sigma
 
 
 def sdedit_start(scheduler: SchedulerMixin, x0: Tensor, noise: Tensor, strength: float) -> tuple[Tensor, int, int]:
@@ -63,14 +87,16 @@ def sdedit_start(scheduler: SchedulerMixin, x0: Tensor, noise: Tensor, strength:
     Source: Meng et al., arXiv:2108.01073, algorithm 1.
     """
     if not 0.0 < strength <= 1.0:
-        raise UsageError(f"--strength {strength:g} is not in (0, 1]", "1 is pure noise, 0.1 keeps nearly everything.")
-    order = int(getattr(scheduler, "order", 1))
-    steps = -(-len(scheduler.timesteps) // order)  # a solver of order 2 visits (about) two timesteps in each step
-    taken = max(1, int(steps * strength + 0.5))
+        raise UsageError(f"`strength` {strength:g} is not in (0, 1]", "1 is pure noise, 0.1 keeps nearly everything.")
+    order = int(scheduler.order)  # network calls in a step; the last step of a solver of order 2 makes one only
+    steps = -(-len(scheduler.timesteps) // order)
+    taken = max(1, int(steps * strength + 0.5))  # rounded: 50 * 0.58 is 28.999... in binary, and 29 steps
+    # Noise hides fine detail first and composition last. Started at a level in the middle of the way, the sample keeps
+    # of the image what the noise of that level leaves, and the steps from there on invent the rest.
     if strength == 1.0:
         return pure_noise(scheduler, noise), 0, taken
-    if type(scheduler).__name__ in ("PNDMScheduler", "LMSDiscreteScheduler"):  # they count earlier steps as taken
-        raise UsageError(f"{type(scheduler).__name__} cannot start in the middle of its grid", "Use ddim or dpm++.")
+    if name_of(scheduler) in ("pndm", "lms"):  # both build on steps before the first
+        raise UsageError(f"{name_of(scheduler)} cannot start in the middle of its grid", "Use ddim or dpm++.")
     start = (steps - taken) * order
     signal, share = level(scheduler, scheduler.timesteps[start])
     return signal * x0 + share * noise, start, taken
@@ -90,7 +116,9 @@ def repaint_path(steps: int, jump: int, resample: int) -> list[int]:
     Source: Lugmayr et al., arXiv:2201.09865, section 4.2 and appendix B.
     """
     if jump < 1 or resample < 1:
-        raise UsageError(f"--jump {jump} --resample {resample}: both are at least 1")
+        raise UsageError(f"`jump` {jump}, `resample` {resample}: both are at least 1")
+    # What is painted in a step does not know of the pixels that are pasted beside it after the step. Noised up again by
+    # `jump` levels and denoised once more, the two parts fit better each time.
     left = {steps - 1 - back: resample - 1 for back in range(0, steps - jump, jump)}
     path, index = [], 0
     while index < steps:
@@ -100,60 +128,6 @@ def repaint_path(steps: int, jump: int, resample: int) -> list[int]:
             left[index] -= 1
         index += 1 - (jump if again else 0)
     return path
-
-
-def set_grid(
-    scheduler: SchedulerMixin, steps: int | None = None, timesteps: Sequence[int] | None = None
-) -> list[float]:
-    """Set the timesteps that a scheduler will visit, and return them.
-
-    Args:
-        scheduler: A diffusers scheduler.
-        steps: Number of steps, spread by the scheduler's spacing; or
-        timesteps: The grid itself: descending, each in 0..T-1 (1..T for a flow).
-
-    Raises:
-        UsageError: Too many steps, a grid that is not descending or out of range, or a scheduler that takes none.
-    """
-    levels = int(scheduler.config.num_train_timesteps)
-    if timesteps is not None:
-        _set_custom(scheduler, [int(t) for t in timesteps], levels)
-        return scheduler.timesteps.tolist()
-    if steps is None or not 1 <= steps <= levels:
-        raise UsageError(f"--steps {steps}: this model has {levels} timesteps", f"Give a number from 1 to {levels}.")
-    if steps == 1 and scheduler.config.get("timestep_spacing") in ("leading", "linspace"):
-        raise UsageError(
-            f"--steps 1: {scheduler.config.timestep_spacing} spacing would visit timestep 0 alone",
-            "Use --spacing trailing, or more steps.",
-        )
-    if type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler" and not scheduler.config.use_dynamic_shifting:
-        # Equal steps down to 0; the stock grid ends with a wasted one, from 1/T to 0.
-        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1.0 / steps, steps).tolist())
-    else:
-        scheduler.set_timesteps(steps)
-    if scheduler.timesteps.min() < 0:  # see GridDDIM.set_timesteps
-        raise UsageError(f"--steps {steps}: the trailing grid cannot be made with {steps} steps", f"Use {steps - 1}.")
-    return scheduler.timesteps.tolist()
-
-
-def _set_custom(scheduler: SchedulerMixin, grid: list[int], levels: int) -> None:
-    flow = is_flow(scheduler)
-    low, high = (1, levels) if flow else (0, levels - 1)
-    if not grid or any(a <= b for a, b in pairwise(grid)):
-        raise UsageError(f"--timesteps {grid} is not descending", "Give for example 999,750,500,250,0.")
-    if grid[0] > high or grid[-1] < low:
-        raise UsageError(f"--timesteps {grid}: this model's timesteps are {low}..{high}")
-    takes = signature(scheduler.set_timesteps).parameters
-    if flow and "sigmas" in takes:
-        shift = float(scheduler.config.get("shift", 1.0))
-        wanted = [t / levels for t in grid]
-        scheduler.set_timesteps(sigmas=[s / (shift - (shift - 1) * s) for s in wanted])
-    elif "timesteps" in takes:
-        scheduler.set_timesteps(timesteps=grid)
-    else:
-        raise UsageError(
-            f"--timesteps: {type(scheduler).__name__} has no custom grids", "Use ddpm, ddim, dpm++, euler or heun."
-        )
 
 
 @torch.no_grad()
@@ -200,34 +174,33 @@ def denoise(
         set_grid(scheduler, steps, timesteps)
     cond = cond or Cond()
     grid = scheduler.timesteps
-    takes = signature(scheduler.step).parameters
-    arguments: dict[str, Any] = {"generator": generators} if "generator" in takes else {}
-    if "eta" in takes:
-        arguments["eta"] = eta
-    if "use_clipped_model_output" in takes and _clips_x0(scheduler):
-        arguments["use_clipped_model_output"] = True
-    _check_noise(scheduler, arguments, stop_noise_after)
-    if start and hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(start)
+    arguments = _arguments(scheduler, generators, eta)
+    _check_noise(scheduler, eta, stop_noise_after)
     path = range(start, len(grid)) if path is None else path
     _check_path(scheduler, path, generators)
+    unused = copy.copy(scheduler)  # has not taken a step yet
     for place, index in enumerate(path, start):
         t = grid[index]
-        silent = stop_noise_after is not None and place - start >= stop_noise_after
-        taken = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+        # 1. What does the network say? Guidance, views and filters are inside of `net`.
+        taken = x if is_flow(scheduler) else scheduler.scale_model_input(x, t)
         out = _packed(net(taken, t, cond), scheduler)
+        # 2. The scheduler goes from the level of t to that of the next timestep.
+        silent = stop_noise_after is not None and place - start >= stop_noise_after
         result = _step(scheduler, out, t, x, arguments, silent)
         x = result.prev_sample
+        # 3. What is known is put back, at the level that x has just reached, not at the one it came from.
         after = grid[index + 1] if index + 1 < len(grid) else None
         if constrain is not None:
             x = constrain(x, index, t, after)
-        yield Step(place, start + len(path), t, x, getattr(result, "pred_original_sample", None))
+        yield Step(place, start + len(path), t, x, _clean_estimate(result))
+        # 4. Where the path turns back, x is noised up to the level of the step that is taken again.
         if place + 1 - start < len(path) and (target := path[place + 1 - start]) != index + 1:
             assert generators is not None
             reached, above = level_after(scheduler, after), level(scheduler, grid[target])
             x = unstep(x, reached, above, fresh_noise(x, generators))
-            if hasattr(scheduler, "_step_index"):
-                scheduler._step_index = target
+            # A scheduler looks its first timestep up in the grid and counts its steps from there on. So every stretch
+            # of the path gets one that has not begun.
+            scheduler = copy.copy(unused)
 
 
 def _check_path(scheduler: SchedulerMixin, path: Sequence[int], generators: Sequence[torch.Generator] | None) -> None:
@@ -235,8 +208,8 @@ def _check_path(scheduler: SchedulerMixin, path: Sequence[int], generators: Sequ
         return
     if not is_memoryless(scheduler):
         raise UsageError(
-            f"--resample above 1 goes back up in time, and {type(scheduler).__name__} builds on the steps before",
-            f"Use --resample 1, or --scheduler {' or '.join(MEMORYLESS)}.",
+            f"`resample` above 1 goes back up in time, and {name_of(scheduler)} builds on the steps before",
+            f"Use `resample` 1, or one of the samplers {', '.join(MEMORYLESS)}.",
         )
     if generators is None:
         raise ValueError("a path that turns back needs generators for its noise")
@@ -252,38 +225,60 @@ def _clips_x0(scheduler: SchedulerMixin) -> bool:
     return config.get("prediction_type") == "sample" and bool(config.get("clip_sample"))
 
 
-def _step(scheduler: SchedulerMixin, out: Tensor, t: Tensor, x: Tensor, arguments: dict[str, Any], silent: bool) -> Any:
-    if not silent:
-        return scheduler.step(out, t, x, **arguments)
-    if "eta" in arguments:
+def _arguments(scheduler: SchedulerMixin, generators: list[torch.Generator] | None, eta: float) -> dict[str, object]:
+    """Return the arguments of `step` that this scheduler has, beyond the output, the timestep and the sample."""
+    arguments: dict[str, object] = {}
+    if takes_argument(scheduler.step, "generator"):
+        arguments["generator"] = generators
+    if takes_argument(scheduler.step, "eta"):
+        arguments["eta"] = eta
+    if takes_argument(scheduler.step, "use_clipped_model_output") and _clips_x0(scheduler):
+        arguments["use_clipped_model_output"] = True
+    return arguments
+
+
+def _clean_estimate(result: SchedulerOutput) -> Tensor | None:
+    """Return the estimate of x0 that a step was based on; only some schedulers' outputs hold one."""
+    return getattr(result, "pred_original_sample", None)
+
+
+def _step(
+    scheduler: SchedulerMixin, out: Tensor, t: Tensor, x: Tensor, arguments: dict[str, object], silent: bool
+) -> SchedulerOutput:
+    if silent and "eta" in arguments:
         return scheduler.step(out, t, x, **{**arguments, "eta": 0.0})
-    scheduler.quiet = True
+    if not silent or not isinstance(scheduler, GridDDPM):
+        return scheduler.step(out, t, x, **arguments)
+    scheduler.quiet = True  # only for this step: the scheduler belongs to the caller
     try:
         return scheduler.step(out, t, x, **arguments)
     finally:
         scheduler.quiet = False
 
 
-def _check_noise(scheduler: SchedulerMixin, arguments: dict[str, Any], stop_noise_after: int | None) -> None:
+def _check_noise(scheduler: SchedulerMixin, eta: float, stop_noise_after: int | None) -> None:
     if stop_noise_after is None:
         return
     if stop_noise_after < 0:
-        raise UsageError(f"--stop-noise-after {stop_noise_after} is negative")
-    if arguments.get("eta", 0.0) > 0 or hasattr(scheduler, "quiet"):
+        raise UsageError(f"`stop_noise_after` {stop_noise_after} is negative")
+    takes_eta = takes_argument(scheduler.step, "eta")
+    if isinstance(scheduler, GridDDPM) or (takes_eta and eta > 0):
         return
-    name = type(scheduler).__name__
-    if "eta" in arguments:
-        raise UsageError("--stop-noise-after: DDIM with eta 0 adds no noise at all", "Give --eta, or leave it out.")
-    raise UsageError(f"--stop-noise-after works with ddpm, and ddim with --eta; got {name}", "Choose one of these.")
+    if takes_eta:
+        raise UsageError("`stop_noise_after`: DDIM with `eta` 0 adds no noise at all", "Give `eta`, or leave it out.")
+    raise UsageError(
+        f"`stop_noise_after` works with ddpm, and ddim with `eta`; got {name_of(scheduler)}", "Choose one of these."
+    )
 
 
 def _packed(prediction: Prediction, scheduler: SchedulerMixin) -> Tensor:
     """What `step` takes: [out, var] only for a DDPM scheduler of learned variance, whatever other configs say."""
+    # Every other scheduler would take the second half for more channels of the picture.
     if not isinstance(scheduler, DDPMScheduler) or scheduler.variance_type not in _LEARNED:
         return prediction.out
     if prediction.var is None:
         raise UsageError(
             f"the scheduler takes a learned variance ({scheduler.variance_type}), and the network gives none",
-            "Use another scheduler: --scheduler ddim.",
+            "Use `scheduler` ddim.",
         )
     return torch.cat([prediction.out, prediction.var], dim=1)

@@ -41,6 +41,7 @@ SCHEDULES: Registry[Schedule] = Registry("noise schedule")
 
 def _betas(abar: Callable[[int], float], timesteps: int) -> list[float]:
     """Betas whose cumulative products are abar(0), ..., abar(T-1); the level before the first is 1."""
+    # abar_t = (1 - beta_1) ... (1 - beta_t), so that one factor is abar_t / abar_{t-1}. diffusers wants the betas.
     before, betas = 1.0, []
     for i in range(timesteps):
         now = abar(i)
@@ -107,6 +108,7 @@ class OffsetCosine:
                 f"noise schedule offset_cosine: signal rates {self.max_signal_rate}, {self.min_signal_rate}; "
                 "needed: 0 < min < max <= 1, the larger one first"
             )
+        # Signal and noise rate are cosine and sine of one angle; equal steps of it change both most evenly.
         start, end = acos(self.max_signal_rate), acos(self.min_signal_rate)
         betas = _betas(lambda i: cos(start + (end - start) * i / (timesteps - 1)) ** 2, timesteps)
         return {"trained_betas": betas}
@@ -148,7 +150,7 @@ class SigmoidAbar:
 
         def abar(i: int) -> float:
             at = self._sigmoid(self.start + (self.end - self.start) * (i + 1) / timesteps)
-            return max((high - at) / (high - low), 1e-9)
+            return max((high - at) / (high - low), 1e-9)  # exactly 0 at the end would be zero terminal SNR
 
         return {"trained_betas": _betas(abar, timesteps)}
 
@@ -170,6 +172,7 @@ def make_noise_scheduler(noise: NoiseSpec) -> DDPMScheduler | FlowMatchEulerDisc
     if noise.prediction not in PREDICTIONS:
         raise UsageError(f"unknown noise.prediction {noise.prediction!r}", did_you_mean(noise.prediction, PREDICTIONS))
     row = SCHEDULES.parse(noise.schedule)
+    # A flow has no betas: its level is the place on the line from image (0) to noise (1).
     if noise.prediction in ("flow", "linear_mix"):
         return FlowMatchEulerDiscreteScheduler(num_train_timesteps=noise.timesteps)
     if noise.zero_terminal_snr and noise.prediction == "epsilon":
@@ -185,6 +188,8 @@ def make_noise_scheduler(noise: NoiseSpec) -> DDPMScheduler | FlowMatchEulerDisc
         timestep_spacing="trailing",
         **row.config(noise.timesteps),
     )
+    # Training never shows the network more noise than at T, sampling starts from nothing but noise. What is left of the
+    # image at T, above all its mean brightness, is then missing (Lin et al., arXiv:2305.08891, section 3.1).
     left = float(scheduler.alphas_cumprod[-1]) ** 0.5
     if left > 0.15 and noise.prediction != "one_step":
         LOG.info(

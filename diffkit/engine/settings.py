@@ -52,20 +52,21 @@ def check_settings(settings: Settings) -> None:
     check_spacing(settings.spacing)
     for scale in settings.guidance if isinstance(settings.guidance, tuple) else (settings.guidance,):
         if scale is not None and not math.isfinite(scale):
-            raise UsageError(f"--guidance {scale:g} is no finite number", "Usual are 1 (none) to 15.")
+            raise UsageError(f"`guidance` {scale:g} is no finite number", "Give 1 (no guidance) up to about 15.")
     check_interval(*settings.interval)
     if settings.timesteps is not None:
         if settings.steps is not None or settings.spacing is not None:
-            raise UsageError("--timesteps is the whole grid; --steps and --spacing have no place beside it")
+            raise UsageError("`timesteps` is the whole grid and excludes `steps` and `spacing`", "Give one of them.")
         grid = settings.timesteps
         if not grid or list(grid) != sorted(set(grid), reverse=True) or grid[-1] < 0:
-            raise UsageError(f"--timesteps {','.join(map(str, grid))}: give descending whole numbers, 999,750,...,0")
+            raise UsageError(f"`timesteps` {','.join(map(str, grid))}: give descending whole numbers, 999,750,...,0")
+    # Only DDIM leaves the amount of fresh noise open; every other sampler has its own, or none.
     if settings.eta and name not in (None, "ddim"):
-        raise UsageError(f"--eta belongs to ddim; the scheduler is {name}", "Leave --eta out.")
+        raise UsageError(f"`eta` belongs to ddim, and `scheduler` is {name}", "Leave `eta` out.")
     if settings.stop_noise_after is not None and name != "ddpm" and not settings.eta:
         raise UsageError(
-            f"--stop-noise-after: {name or 'ddim with eta 0'} has no noise that it could stop",
-            "Use --scheduler ddpm, or ddim with --eta.",
+            f"`stop_noise_after`: {name or 'ddim with `eta` 0'} adds no noise that could be stopped",
+            "Use `scheduler` ddpm, or ddim with `eta`.",
         )
 
 
@@ -80,12 +81,12 @@ def interval(text: str | None) -> tuple[float, float]:
     try:
         start, stop = map(float, text.split(":"))
     except ValueError:
-        raise UsageError(f"--guidance-interval {text!r}: give START:STOP, for example 0:0.6") from None
+        raise UsageError(f"`guidance_interval` {text!r}: give START:STOP, for example 0:0.6") from None
     return start, stop
 
 
-def guides(settings: Settings, timestep: float, levels: int) -> bool:
-    """Say whether a step of T = `levels` timesteps stands in the interval."""
+def is_guided(settings: Settings, timestep: float, levels: int) -> bool:
+    """Say whether a step of T = `levels` timesteps lies in the interval."""
     return within(*settings.interval, timestep, levels)
 
 
@@ -96,22 +97,25 @@ def seeds_from(first: int, count: int) -> list[int]:
         UsageError: They do not end below 2^63.
     """
     if not 0 <= first <= first + count - 1 < 2**63:
-        raise UsageError(f"--seed {first}: {count} seeds from there do not end below 2^63", "Give a smaller one.")
+        raise UsageError(
+            f"`seed` {first}: seeds lie in 0..2^63-1, and {count} of them do not fit from there on", "Give another one."
+        )
     return list(range(first, first + count))
 
 
-def unheard(settings: Settings) -> str | None:
-    """Say what has no effect where guidance 1 was asked for; None where all is well."""
-    told = [f"--negative-prompt {settings.negative!r}"] if settings.negative else []
-    told += ["--guidance-interval"] if settings.interval != Settings.interval else []
-    if settings.guidance != 1.0 or not told:
+def without_effect(settings: Settings) -> str | None:
+    """Say what has no effect because guidance is 1; None where there is nothing to say."""
+    # uncond + 1 * (cond - uncond) is cond: the negative prompt and the interval drop out of the formula.
+    given = ["`negative_prompt`"] if settings.negative else []
+    given += ["`guidance_interval`"] if settings.interval != Settings.interval else []
+    if settings.guidance != 1.0 or not given:
         return None
-    silent = f"{' and '.join(told)} {'is' if len(told) == 1 else 'are'} not"
-    return f"at --guidance 1 the prompt alone is heard, and {silent}: give more guidance, or leave it out"
+    have = "has" if len(given) == 1 else "have"
+    return f"`guidance` 1 uses the prompt alone: {' and '.join(given)} {have} no effect; give another `guidance`"
 
 
-def merged(settings: Sequence[Settings]) -> Settings:
-    """Return settings that differ in guidance and negative prompt only, one per picture, as those of one batch."""
+def batch_settings(settings: Sequence[Settings]) -> Settings:
+    """Return one batch's settings, made of its pictures': they differ in guidance and negative prompt only."""
     first = settings[0]
     if all(each == first for each in settings):
         return first

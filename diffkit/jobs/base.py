@@ -262,9 +262,9 @@ class PictureJob(Job):
 
     def warnings(self) -> list[str]:
         """Return what has no effect or not the effect that was meant; said even where notices are not."""
-        from diffkit.engine.settings import unheard
+        from diffkit.engine.settings import without_effect
 
-        found = [line] if (line := unheard(self.settings)) and self.unguided() is None else []
+        found = [line] if (line := without_effect(self.settings)) and self.unguided() is None else []
         if (why := self.unguided()) is not None:
             silent = [key for key in ("guidance", "guidance_interval", "negative_prompt") if getattr(self, key)]
             found += [f"{why}: no effect of {', '.join(f'`{key}`' for key in silent)}"] if silent else []

@@ -63,7 +63,7 @@ def run(
         from diffkit.jobs.estimate import estimate
 
         return estimate(prepared)
-    from diffkit.engine.settings import Settings, merged
+    from diffkit.engine.settings import Settings, batch_settings
     from diffkit.jobs.output import Output
 
     known, table_, jobs = prepared.info, prepared.table, prepared.jobs
@@ -94,7 +94,7 @@ def run(
         watch.begin(title, (len(timesteps) + sum(stage["steps"] for stage in stages)) * len(mine))
         for positions in mine:
             some = [places[k] for k in positions]
-            settings = merged([jobs[place.cell].settings for place in some])
+            settings = batch_settings([jobs[place.cell].settings for place in some])
             batch = Batch([p.row.seed for p in some], [p.row.label for p in some], settings)
             drawn = follow(drawer.draw(model, batch), positions, watch.step, *([film.watch] if film else []))
             output = output or Output(prepared, rows, model, options, album, rank)

@@ -69,8 +69,7 @@ def guide_each(model: Model, labels: Sequence[str], settings: Settings, count: i
 
 def limited(model: Model, settings: Settings) -> Denoiser:
     """Return the model with its calls cut to the rows that the settings and its memory plan allow."""
-    limits = [n for n in (settings.max_batch, model.row_limit) if n]
-    return chunked(model, min(limits) if limits else None)
+    return chunked(model, settings.max_batch, model.row_limit)
 
 
 def negatives(settings: Settings) -> list[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from diffkit.engine.predictions import clean_from, noised, target
 from diffkit.recipes.schema import NoiseSpec, parse_timestep_bias
 from diffkit.registry import Registry
 from diffkit.training.bound import Bound
@@ -102,23 +103,18 @@ class _Diffusion:
 
     def loss(self, network: Network, x0: Tensor, labels: Tensor | None, draw: Draw) -> Tensor:
         abar = _wide(self.abar[draw.level])
-        x = abar.sqrt() * x0 + (1 - abar).sqrt() * draw.noise
+        signal, share = abar.sqrt(), (1 - abar).sqrt()
+        x = noised(x0, draw.noise, signal, share)
         out, v = network(x, draw.level, labels).float(), None
         if self.bound is not None:
             out, v = out.chunk(2, dim=1)
-        loss = _per_image(out - self.target(x0, draw.noise, abar))
+        loss = _per_image(out - target(self.name, x0, draw.noise, signal, share))
         if self.weight is not None:
             loss = loss * self.weight[draw.level]
         if self.bound is None or v is None:
             return loss
-        return loss + self.vlb_weight * self.bound(x0, self.clean(out.detach(), x, abar), v, draw.level)
-
-    def target(self, x0: Tensor, noise: Tensor, abar: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def clean(self, out: Tensor, x: Tensor, abar: Tensor) -> Tensor:
-        """Return the estimate of x0 that an output stands for."""
-        raise NotImplementedError
+        clean = clean_from(self.name, out.detach(), x, signal, share)
+        return loss + self.vlb_weight * self.bound(x0, clean, v, draw.level)
 
     def weigh(self, snr: Tensor, gamma: float) -> Tensor:
         raise NotImplementedError
@@ -128,12 +124,6 @@ class _Diffusion:
 class Epsilon(_Diffusion):
     """Predict the noise. Source: arXiv:2006.11239, eq. 14."""
 
-    def target(self, x0: Tensor, noise: Tensor, abar: Tensor) -> Tensor:
-        return noise
-
-    def clean(self, out: Tensor, x: Tensor, abar: Tensor) -> Tensor:
-        return (x - (1 - abar).sqrt() * out) / abar.sqrt()
-
     def weigh(self, snr: Tensor, gamma: float) -> Tensor:
         return snr.clamp(max=gamma) / snr.clamp_min(1e-20)
 
@@ -142,12 +132,6 @@ class Epsilon(_Diffusion):
 class Sample(_Diffusion):
     """Predict the clean image; plain mean square unless Min-SNR is asked for (then min(SNR, gamma), so clamped)."""
 
-    def target(self, x0: Tensor, noise: Tensor, abar: Tensor) -> Tensor:
-        return x0
-
-    def clean(self, out: Tensor, x: Tensor, abar: Tensor) -> Tensor:
-        return out
-
     def weigh(self, snr: Tensor, gamma: float) -> Tensor:
         return snr.clamp(max=gamma)
 
@@ -155,12 +139,6 @@ class Sample(_Diffusion):
 @OBJECTIVES.register("v_prediction")
 class VPrediction(_Diffusion):
     """Predict v = sqrt(abar) eps - sqrt(1 - abar) x0. Source: arXiv:2202.00512, appendix D."""
-
-    def target(self, x0: Tensor, noise: Tensor, abar: Tensor) -> Tensor:
-        return abar.sqrt() * noise - (1 - abar).sqrt() * x0
-
-    def clean(self, out: Tensor, x: Tensor, abar: Tensor) -> Tensor:
-        return abar.sqrt() * x - (1 - abar).sqrt() * out
 
     def weigh(self, snr: Tensor, gamma: float) -> Tensor:
         return snr.clamp(max=gamma) / (snr + 1)
@@ -188,8 +166,8 @@ class Flow(_Levels):
 
     def loss(self, network: Network, x0: Tensor, labels: Tensor | None, draw: Draw) -> Tensor:
         s = _wide(draw.level)
-        out = network((1 - s) * x0 + s * draw.noise, draw.level * self.timesteps, labels).float()
-        return _per_image(out - (draw.noise - x0))
+        out = network(noised(x0, draw.noise, 1 - s, s), draw.level * self.timesteps, labels).float()
+        return _per_image(out - target("flow", x0, draw.noise, 1 - s, s))
 
 
 @OBJECTIVES.register("linear_mix")
@@ -199,7 +177,7 @@ class LinearMix(_Levels):
     def loss(self, network: Network, x0: Tensor, labels: Tensor | None, draw: Draw) -> Tensor:
         a = _wide(draw.level)
         time = torch.zeros(x0.shape[0], dtype=torch.long, device=x0.device)
-        return _per_image(network((1 - a) * x0 + a * draw.noise, time, labels).float() - x0)
+        return _per_image(network(noised(x0, draw.noise, 1 - a, a), time, labels).float() - x0)
 
 
 @OBJECTIVES.register("one_step")

@@ -197,6 +197,33 @@ class TestErrors:
         assert json.loads(as_json.stdout)["error"]["code"] == code
         assert "Traceback" in probe(raising(error), "--debug").stderr
 
+    def test_arguments_in_backquotes_are_printed_as_flags(self, probe: Any) -> None:
+        error = errors.UsageError("`max_batch` 0 is below 1", "Leave `noise_level` out, or `hf download X`.")
+        said = "error: --max-batch 0 is below 1\n  Leave --noise-level out, or `hf download X`.\n"
+        assert probe(raising(error)) == (2, "", said)
+        told = json.loads(probe(raising(error), "--json").stdout)["error"]
+        assert (told["message"], told["hint"]) == tuple(line.strip() for line in said[7:].splitlines())
+
+        def body() -> runner.Output:
+            logging.getLogger("diffkit.engine").warning("`%s` has no effect", "guidance_interval")
+            raise ValueError("`mu` must be passed")  # another library's argument is no flag of ours
+
+        ran = probe(body)
+        assert ran.stderr.startswith("--guidance-interval has no effect\n")
+        assert "`mu` must be passed" in ran.stderr
+
+    @pytest.mark.parametrize(
+        ("text", "printed"),
+        [
+            ("`classes` and `label`", "--class and --class"),
+            ("`weights`, `views`, `prompts`", "--weight, --view, --prompt"),
+            ("`image` with `mask` and `num` 3", "IMAGE with MASK and --num 3"),
+            *[(text, text) for text in ("run `make check`", "read `~/.cache`", "use `GridDDIM`")],
+        ],
+    )  # fmt: skip
+    def test_flags_that_are_not_spelled_like_their_argument(self, text: str, printed: str) -> None:
+        assert runner.flags(text) == printed
+
     @pytest.mark.parametrize(
         ("name", "hint"),
         [

@@ -129,7 +129,7 @@ def test_jumps_need_a_solver_without_memory() -> None:
             continue
         scheduler = make_sampler(name, base_of("flow" if row.flow else "epsilon"))
         set_grid(scheduler, 10)
-        with pytest.raises(UsageError, match="--resample above 1"):
+        with pytest.raises(UsageError, match="`resample` above 1"):
             paint(lambda x, t, c: Prediction(x), scheduler, PICTURES[:1], HALF, [1], path)
 
 

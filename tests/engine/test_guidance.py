@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffkit.engine.guidance import cfg, chunked, gradient, mix, multiview
+from diffkit.engine.guidance import cfg, chunked, gradient, mix, multiview, smallest_limit
 from diffkit.engine.levels import network_level, out_of, x0_of
 from diffkit.engine.samplers import make_sampler
 from diffkit.engine.sampling import denoise
@@ -196,6 +196,17 @@ def test_views_times_guidance_times_samples_is_one_call_and_chunks_split_it() ->
     rows = torch.tensor([5, 9])
     torch.testing.assert_close(chunked(spatial, 1)(X, rows, COND).out, spatial(X, rows, COND).out, rtol=0, atol=0)
     assert chunked(net, None) is net
+
+
+def test_the_smallest_of_several_limits_counts() -> None:
+    assert smallest_limit() is smallest_limit(None, None) is None
+    assert smallest_limit(None, 3, 2, None) == 2
+    with pytest.raises(UsageError, match="`max_batch` 0 is below 1"):
+        smallest_limit(4, 0)
+    net = Net()
+    chunked(net, None, 3, 1)(X, torch.tensor(3), COND)
+    assert net.batches == [1, 1]
+    assert chunked(net, None, None) is net
 
 
 def test_impossible_views() -> None:

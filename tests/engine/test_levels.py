@@ -103,7 +103,7 @@ def test_strength_one_is_pure_noise_whatever_the_image() -> None:
 
 @pytest.mark.parametrize("strength", [0.0, -0.1, 1.01])
 def test_impossible_strength(strength: float) -> None:
-    with pytest.raises(UsageError, match="--strength"):
+    with pytest.raises(UsageError, match="`strength`"):
         sdedit_start(make_sampler("ddim", base_of("epsilon")), X0, NOISE, strength)
 
 

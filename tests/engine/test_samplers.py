@@ -49,7 +49,7 @@ def test_spacing_is_an_option() -> None:
         sampler = make_sampler("euler", DDPMScheduler(), spacing=spacing)
         sampler.set_timesteps(10)
         assert int(sampler.timesteps[0]) == (900 if spacing == "leading" else 999)
-    with pytest.raises(UsageError, match="--spacing"):
+    with pytest.raises(UsageError, match="`spacing`"):
         make_sampler("ddim", DDPMScheduler(), spacing="log")
     with pytest.raises(UsageError, match="grid of its own"):
         make_sampler("dpm++single", DDPMScheduler(), spacing="leading")

@@ -15,9 +15,11 @@ from diffusers import (
 from torch import Tensor
 
 from diffkit.engine.samplers import SAMPLERS, GridDDIM, GridDDPM, make_sampler
-from diffkit.engine.sampling import denoise, generators, pure_noise, set_grid
+from diffkit.engine.sampling import denoise, draw_noise, fresh_noise, generators, pure_noise, set_grid
+from diffkit.engine.settings import Settings
 from diffkit.errors import NumericalError, UsageError
-from diffkit.jobs.sample import Settings, generate
+from diffkit.jobs.sampling import make_scheduler
+from diffkit.models.conditioning import conditioned, finished
 from diffkit.models.ddpm import DDPM, DDPMNetwork, RunMeta
 from diffkit.types import Cond, Prediction
 
@@ -108,6 +110,16 @@ def test_an_image_does_not_depend_on_its_batch(unet: UNet2DModel, name: str) -> 
     for k, seed in enumerate(SEEDS):
         alone = run(as_net(unet), make_sampler(name, base), [seed], steps=8, eta=eta)
         torch.testing.assert_close(alone[0], together[k], rtol=1e-5, atol=1e-5)
+
+
+def test_noise_of_an_image_is_its_seed_s_alone() -> None:
+    together = draw_noise((2, 4, 4), generators(SEEDS), "cpu")
+    assert together.shape == (3, 2, 4, 4)
+    for k, seed in enumerate(SEEDS):
+        alone = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(seed))
+        assert torch.equal(together[k : k + 1], alone)
+    wide = torch.zeros(3, 2, 4, 4, dtype=torch.float64)
+    assert torch.equal(fresh_noise(wide, generators(SEEDS)), together.double())
 
 
 # --- DDIM's formula on every grid
@@ -255,7 +267,7 @@ def test_a_quiet_ddpm_step_goes_to_the_mean(kind: str) -> None:
 
 def test_noise_that_is_not_there_cannot_be_stopped(unet: UNet2DModel) -> None:
     for name in ("ddim", "euler", "unipc"):
-        with pytest.raises(UsageError, match="stop-noise-after"):
+        with pytest.raises(UsageError, match="`stop_noise_after`"):
             run(as_net(unet), make_sampler(name, DDPMScheduler()), steps=3, stop_noise_after=1)
 
 
@@ -302,15 +314,15 @@ def test_the_stock_trailing_grid_can_end_at_minus_one() -> None:
 
 @pytest.mark.parametrize("bad", [[], [5, 5], [3, 9], [1000, 3], [50, -1]])
 def test_impossible_custom_grids(bad: list[int]) -> None:
-    with pytest.raises(UsageError, match="--timesteps"):
+    with pytest.raises(UsageError, match="`timesteps`"):
         set_grid(GridDDIM(), None, bad)
 
 
 def test_impossible_steps() -> None:
     for steps in (0, 1001, None):
-        with pytest.raises(UsageError, match="--steps"):
+        with pytest.raises(UsageError, match="`steps`"):
             set_grid(GridDDIM(), steps)
-    with pytest.raises(UsageError, match="timestep 0 alone"):
+    with pytest.raises(UsageError, match="only step would be at timestep 0"):
         set_grid(GridDDIM(timestep_spacing="leading"), 1)
     with pytest.raises(UsageError, match="no custom grids"):
         set_grid(make_sampler("unipc", DDPMScheduler()), None, [99, 3])
@@ -324,25 +336,33 @@ def test_a_flow_s_custom_grid_is_taken_as_it_is_given() -> None:
 # --- the whole way through the model and the task
 
 
+def pictures(model: DDPM, seeds: list[int], settings: Settings) -> Tensor:
+    scheduler, random = make_scheduler(model.scheduler, settings), generators(seeds)
+    net, cond = conditioned(model, [None] * len(seeds), settings)
+    x = pure_noise(scheduler, model.noise(random))
+    for step in denoise(net, x, scheduler, cond, generators=random):
+        x = step.x
+    return finished(model, x)
+
+
 @pytest.mark.parametrize(("name", "pipeline"), [("ddpm", DDPMPipeline), ("ddim", DDIMPipeline)])
-def test_generate_is_equal_to_the_pipeline(name: str, pipeline: type) -> None:
+def test_the_whole_way_is_equal_to_the_pipeline(name: str, pipeline: type) -> None:
     unet, base = _unet(), DDPMScheduler(num_train_timesteps=12)
     model = DDPM(DDPMNetwork(unet), base, RunMeta(resolution=8, channels=1), attention="sdpa")
-    done = generate(model, SEEDS, settings=Settings(scheduler=name, steps=6))
-    got = to_unit(torch.stack([picture.image for batch in done for picture in batch])).numpy()
+    got = to_unit(pictures(model, SEEDS, Settings(scheduler=name, steps=6))).numpy()
     scheduler = base if name == "ddpm" else DDIMScheduler.from_config(base.config)
     pipe = pipeline(unet, scheduler)
     pipe.set_progress_bar_config(disable=True)
     assert (got == pipe(3, generators(SEEDS), num_inference_steps=6, output_type="np").images).all()
 
 
-def test_generate_refuses_numbers_that_are_not_finite() -> None:
+def test_pictures_that_are_not_finite_are_refused() -> None:
     unet = _unet()
     with torch.no_grad():
         unet.conv_out.bias.fill_(math.nan)
     model = DDPM(DDPMNetwork(unet), DDPMScheduler(), RunMeta(resolution=8, channels=1))
     with pytest.raises(NumericalError, match="finite"):
-        list(generate(model, [1], settings=Settings(steps=2)))
+        pictures(model, [1], Settings(steps=2))
 
 
 def test_ddim_steps_in_the_direction_of_the_clipped_x0():

@@ -110,3 +110,41 @@ def test_positions_give_their_own_randomness():
     assert len(seeds) == 120
     assert rng.derive_seed(0, "a", 1) == rng.derive_seed(0, "a", 1)
     assert rng.derive_seed(0, 11) != rng.derive_seed(0, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "variance"),
+    [(name, "learned") for name in ("epsilon", "sample", "v_prediction")]
+    + [(name, "fixed") for name in ("epsilon", "sample", "v_prediction", "flow", "linear_mix")],
+)
+def test_the_losses_are_the_formulas_bit_for_bit(name, variance):
+    """Training must not change by a rounding: what sampling shares with it is the very same arithmetic."""
+    objective, scheduler = build(prediction=name, variance=variance, schedule="cosine")
+    x0, out, v = (torch.randn(64, 1, 8, 8, generator=rng.generator("cpu", k)) for k in range(3))
+    draw = objective.draw(x0, rng.generator("cpu", 3))
+    seen = {}
+
+    def network(x, t, labels):
+        seen["x"] = x
+        return torch.cat([out, v], dim=1) if variance == "learned" else out
+
+    got = objective.loss(network, x0, None, draw)
+    level, noise = draw.level[:, None, None, None], draw.noise
+    clean = None
+    if name in ("flow", "linear_mix"):
+        x = (1 - level) * x0 + level * noise
+        goal = noise - x0 if name == "flow" else x0
+    else:
+        abar = scheduler.alphas_cumprod[draw.level][:, None, None, None]
+        x = abar.sqrt() * x0 + (1 - abar).sqrt() * noise
+        goal = {"epsilon": noise, "sample": x0, "v_prediction": abar.sqrt() * noise - (1 - abar).sqrt() * x0}[name]
+        clean = {
+            "epsilon": (x - (1 - abar).sqrt() * out) / abar.sqrt(),
+            "sample": out,
+            "v_prediction": abar.sqrt() * x - (1 - abar).sqrt() * out,
+        }[name]
+    expected = (out - goal).float().square().flatten(1).mean(1)
+    if variance == "learned":
+        expected = expected + objective.vlb_weight * objective.bound(x0, clean, v, draw.level)
+    assert torch.equal(seen["x"], x)
+    assert torch.equal(got, expected)

@@ -1,0 +1,155 @@
+"""The timesteps that a sampler takes: set on the scheduler, and checked from end to end before any step is taken.
+
+diffusers spreads N steps over T timesteps by rounding, and near N = T the result can leave 0..T-1 or name a timestep
+twice, after which a step divides by zero or reads past the end of the schedule. Here every grid is right, or refused.
+Spacings: Lin et al., arXiv:2305.08891, table 2.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffkit.engine.samplers import GridDDIM, is_flow, name_of, takes_argument
+from diffkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+# One step has to begin near pure noise, or the picture is the network's answer to an input it was never trained on.
+_HIGHEST_PART = 0.75
+
+
+def set_grid(
+    scheduler: SchedulerMixin, steps: int | None = None, timesteps: Sequence[int] | None = None
+) -> list[float]:
+    """Set the timesteps that a scheduler will visit, and return them.
+
+    Args:
+        scheduler: A diffusers scheduler.
+        steps: Number of steps, spread by the scheduler's spacing; or
+        timesteps: The grid itself: descending, each in 0..T-1 (1..T for a flow).
+
+    Returns:
+        The timesteps in the order of the network's calls. Second-order solvers call twice in each step.
+
+    Raises:
+        UsageError: A number of steps that the scheduler cannot spread, a grid that is not descending or out of range,
+            or a scheduler that takes no custom grid.
+    """
+    if scheduler.config.get("use_dynamic_shifting"):
+        raise UsageError(
+            f"{name_of(scheduler)} shifts its timesteps by the size of the picture (use_dynamic_shifting), "
+            "which is not supported",
+            "Set use_dynamic_shifting to false in the scheduler's configuration.",
+        )
+    levels = int(scheduler.config.num_train_timesteps)
+    if timesteps is not None:
+        grid = [int(t) for t in timesteps]
+        _set_custom(scheduler, grid, levels)
+        fault = _fault(scheduler, levels, custom=True)
+        if fault:
+            raise UsageError(f"`timesteps` {grid}: {fault}", "Give other timesteps, or use `scheduler` ddim.")
+        return scheduler.timesteps.tolist()
+    if steps is None or not 1 <= steps <= levels:
+        raise UsageError(f"`steps` {steps}: this model has {levels} timesteps", f"Give a number from 1 to {levels}.")
+    _spread(scheduler, steps, levels)
+    fault = _fault(scheduler, levels)
+    if fault:
+        raise UsageError(f"`steps` {steps}: {fault}", _nearest(scheduler, steps, levels))
+    return scheduler.timesteps.tolist()
+
+
+def _spread(scheduler: SchedulerMixin, steps: int, levels: int) -> None:
+    """Call the scheduler's own `set_timesteps`, and lower its offset where that passes the last level."""
+    if type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler":
+        # Equal steps down to 0; the stock grid ends with a wasted one, from 1/T to 0.
+        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1.0 / steps, steps).tolist())
+        return
+    scheduler.set_timesteps(steps)
+    # Stable Diffusion's configuration adds 1 to every "leading" timestep. With N = T steps the first is then T, one
+    # beyond the last level: of T different timesteps in 0..T-1 there is only one grid, the one without an offset.
+    offset = int(scheduler.config.get("steps_offset") or 0)
+    beyond = float(scheduler.timesteps.max()) - (levels - 1)
+    if 0 < beyond <= offset:
+        scheduler.register_to_config(steps_offset=offset - int(beyond))
+        try:
+            scheduler.set_timesteps(steps)
+        finally:
+            scheduler.register_to_config(steps_offset=offset)
+
+
+def _set_custom(scheduler: SchedulerMixin, grid: list[int], levels: int) -> None:
+    flow = is_flow(scheduler)
+    low, high = (1, levels) if flow else (0, levels - 1)
+    if not grid or any(a <= b for a, b in pairwise(grid)):
+        raise UsageError(f"`timesteps` {grid} is not descending", "Give for example 999,750,500,250,0.")
+    if grid[0] > high or grid[-1] < low:
+        raise UsageError(f"`timesteps` {grid}: this model's timesteps are {low}..{high}")
+    if flow and takes_argument(scheduler.set_timesteps, "sigmas"):
+        # The scheduler shifts what it is given, sigma' = s sigma / (1 + (s - 1) sigma); this is the inverse.
+        shift = float(scheduler.config.get("shift", 1.0))
+        wanted = [t / levels for t in grid]
+        scheduler.set_timesteps(sigmas=[s / (shift - (shift - 1) * s) for s in wanted])
+    elif takes_argument(scheduler.set_timesteps, "timesteps"):
+        scheduler.set_timesteps(timesteps=grid)
+    else:
+        raise UsageError(
+            f"`timesteps`: {name_of(scheduler)} has no custom grids", "Use ddpm, ddim, dpm++, euler or heun."
+        )
+
+
+def _fault(scheduler: SchedulerMixin, levels: int, *, custom: bool = False) -> str:
+    """Say what is wrong with the grid that is set; empty where nothing is."""
+    grid = scheduler.timesteps.double().cpu()
+    name, low, high = name_of(scheduler), 0, levels if is_flow(scheduler) else levels - 1
+    # KDPM2's ancestral form takes the root of sigma_next^2 - sigma_up^2, which between distant levels rounds below 0.
+    if not len(grid) or not bool(grid.isfinite().all()):
+        return f"{name} finds no finite levels between its timesteps"
+    if float(grid.min()) < low or float(grid.max()) > high + 1e-3:
+        return f"{name} would visit timestep {grid[-1] if grid.min() < low else grid.max():g}, outside {low}..{high}"
+    # Solvers divide by the difference of two levels, in sigma or in log SNR: no two steps may start at the same one.
+    points = _points(scheduler, grid)
+    if not bool((points[1:] < points[:-1]).all()):
+        return f"{name} would put two steps on the same timestep"
+    if not isinstance(scheduler, GridDDIM) and _noiseless(scheduler, grid):
+        return f"{name} divides by the noise, and the schedule has none at timestep 0"
+    if not custom and len(points) == 1 and float(grid[0]) < _HIGHEST_PART * high:
+        return f"the only step would be at timestep {grid[0]:g} of {low}..{high}, far from pure noise"
+    return ""
+
+
+def _noiseless(scheduler: SchedulerMixin, grid: Tensor) -> bool:
+    """Say whether a solver would divide by the noise of a level without any, as a schedule may begin."""
+    if is_flow(scheduler) or float(scheduler.alphas_cumprod[0]) < 1.0:
+        return False
+    return float(grid[-1]) < 1.0 or name_of(scheduler) == "deis"  # DEIS ends at level 0 on every grid
+
+
+def _points(scheduler: SchedulerMixin, grid: Tensor) -> Tensor:
+    """Return a grid without the second calls of a step."""
+    # A solver of order 2 asks the network twice in each step but the last: Heun at t0, t1, t1, t2, t2; KDPM2 at t0, a
+    # point between, t1, a point between, t2.
+    if name_of(scheduler) == "pndm":  # starts with an improved Euler step: its second point comes twice
+        return torch.cat([grid[:1], grid[2:]]) if len(grid) > 2 else grid
+    return grid[:: int(scheduler.order)]
+
+
+def _nearest(scheduler: SchedulerMixin, steps: int, levels: int) -> str:
+    """Name the nearest numbers of steps that work, below and above."""
+    # Which numbers round well is the scheduler's own affair, so they are tried, on a copy.
+    trial, found = copy.copy(scheduler), []
+    for candidates in (range(steps - 1, 0, -1), range(steps + 1, levels + 1)):
+        for number in candidates:
+            _spread(trial, number, levels)
+            if not _fault(trial, levels):
+                found.append(number)
+                break
+    spacing = "" if steps > 1 or scheduler.config.get("timestep_spacing") == "trailing" else ", or `spacing` trailing"
+    return f"Use {' or '.join(map(str, found))} steps{spacing}." if found else "Use another scheduler."
