@@ -128,8 +128,13 @@ def _values(cls: type[Job], arguments: dict[str, Any], name: str) -> tuple[dict[
     for key, value in arguments.items():
         if key not in known or key in _REFUSED:
             LOG.warning("%s: the recipe's %s is ignored", name, repr(key)[:60])
-        elif value is None or (key in ("classes", "prompts") and not _is_text(value)):
-            raise DataError(f"{name}: the recipe's {key} is {str(value)[:60]}", "The file was changed.")
+        elif value is None:
+            raise DataError(f"{name}: the recipe's {key} is empty", "The file was changed.")
+        elif key in ("classes", "prompts") and not _is_text(value):
+            raise DataError(
+                f"{name}: the recipe's {key} is {str(value)[:60]}; each of them: it must be a valid string",
+                "The file was changed.",
+            )
         else:
             values[key] = value
     sweep = values.pop("sweep", [])
