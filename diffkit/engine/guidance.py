@@ -1,30 +1,22 @@
-"""Functions from one denoiser to another: classifier-free guidance and gradients.
+"""Functions from one denoiser to another: guidance, gradients, views (anagrams), parts (hybrids), smaller calls.
 
-They work on the batch axis, so that nested wrappers end in one network call per step; none of them holds state. Views
-and mixtures are in `mixing.py`, smaller calls in `rows.py`; all of them can be imported from here.
+They work on the batch axis, so that nested wrappers end in one network call per step; none of them holds state.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from diffkit.engine.levels import network_level, out_of, x0_of
-from diffkit.engine.mixing import check_shares, mix, multiview, place_of, turn_cond
-from diffkit.engine.rows import chunked, fit, smallest_limit, stacked
 from diffkit.errors import UsageError
-from diffkit.types import Cond, Denoiser, Prediction
+from diffkit.types import Cond, Denoiser, Filter, Prediction, View
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
-
-__all__ = [
-    "cfg", "check_interval", "check_shares", "chunked", "gradient", "mix", "multiview", "place_of", "smallest_limit",
-    "turn_cond", "within",
-]  # fmt: skip
 
 
 def cfg(
@@ -138,3 +130,223 @@ def gradient(
         return Prediction(out_of(clean, x, t, scheduler), pred.var.detach() if pred.var is not None else None)
 
     return guided
+
+
+def multiview(
+    net: Denoiser,
+    conds: Sequence[Cond],
+    views: Sequence[View],
+    reduce: Literal["mean", "alternate"] = "mean",
+    *,
+    timesteps: Sequence[float] | Tensor | None = None,
+    weights: Sequence[float] | None = None,
+) -> Denoiser:
+    """Predict every view of x under its own condition, turn the predictions back and average them: an anagram.
+
+    All views go through the network in one call. The condition that the result is called with is joined to each of
+    `conds`; an image in it (`channels`) is turned with the view.
+
+    Args:
+        net: The denoiser, with its guidance.
+        conds: One per view, of batch size 1 or that of x.
+        views: Linear and orthogonal maps.
+        reduce: "mean" of all views, or "alternate": step k uses view k modulo their number.
+        timesteps: The grid that steps are counted on; needed by "alternate".
+        weights: How much each view counts in the mean, none negative; equally when left out. They are scaled to the
+            sum 1.
+
+    Raises:
+        UsageError: Not one condition per view, an unknown reduction, or weights of which none is above 0.
+
+    Source: Geng et al., arXiv:2311.17919, eq. 2; alternating: Tancik, illusion-diffusion.
+    """
+    if not views or len(conds) != len(views):
+        raise UsageError(f"{len(conds)} prompts for {len(views)} views", "Give one prompt for each view.")
+    if reduce == "alternate" and timesteps is None:
+        raise ValueError("reduce='alternate' needs the timesteps")
+    share = check_shares(weights, len(views), reduce)
+
+    def viewed(x: Tensor, t: Tensor, cond: Cond) -> Prediction:
+        chosen = list(zip(views, conds, strict=True))
+        if reduce == "alternate":
+            assert timesteps is not None
+            # The step follows from t and the grid. A counter would be state, and wrong on a path that turns back.
+            chosen = [chosen[place_of(timesteps, t) % len(views)]]
+        batch, count = x.shape[0], len(chosen)
+        each = stacked([(turn_cond(cond, view), own) for view, own in chosen], batch)
+        # Each view is a rotation of the space of pictures, so a turned x is still signal * picture + noise * N(0, I),
+        # which the network knows; and predictions that are turned back are all about the same x and can be averaged.
+        pred = net(torch.cat([view.apply(x) for view, _ in chosen]), tile(t, count), each)
+        back = [view.invert(part) for (view, _), part in zip(chosen, pred.out.chunk(count), strict=True)]
+        if pred.var is None:
+            return Prediction(_mean(back, share))
+        # A variance has no sign: a view that negates colours turns the prediction, and leaves this as it is.
+        spread = [view.invert_var(part) for (view, _), part in zip(chosen, pred.var.chunk(count), strict=True)]
+        return Prediction(_mean(back, share), _mean(spread, share))
+
+    return viewed
+
+
+def mix(
+    net: Denoiser,
+    conds: Sequence[Cond],
+    split: Filter,
+    *,
+    views: Sequence[View] | None = None,
+    known: Callable[[Tensor, Tensor], Tensor] | None = None,
+    fixed: int = 0,
+) -> Denoiser:
+    """Take each part of the prediction from another condition, out = sum_k f_k(out_k): a hybrid image.
+
+    All conditions go through the network in one call; a learned variance is averaged and not filtered.
+
+    Args:
+        net: The denoiser, with its guidance.
+        conds: One per part of the split that is drawn, of batch size 1 or that of x.
+        split: Parts that sum to the identity.
+        views: One per condition: the part shows its prompt to those who look in this way. Plainly when left out.
+        known: From (x, t) to the output that stands for a given picture, which one part is then taken from
+            (`constraints.component_of`): a hybrid made out of a photo.
+        fixed: Which part that is; it has no condition.
+
+    Raises:
+        UsageError: Not one condition per part that is drawn, or not one view per condition.
+
+    Source: Geng et al., arXiv:2404.11615, eq. 4; the given part: section 3.4, on the prediction in place of x_t, whose
+    noise stays N(0, I) that way.
+    """
+    if known is not None and not 0 <= fixed < split.parts:
+        raise UsageError(f"`fixed` {fixed}: the split has the parts 0..{split.parts - 1}")
+    drawn = [k for k in range(split.parts) if known is None or k != fixed]
+    if len(conds) != len(drawn):
+        raise UsageError(f"{len(conds)} prompts for {len(drawn)} parts of a split", f"Give {len(drawn)}.")
+    if views is not None and len(views) != len(conds):
+        raise UsageError(f"{len(views)} views for {len(conds)} parts", "Give one view per prompt.")
+
+    def mixed(x: Tensor, t: Tensor, cond: Cond) -> Prediction:
+        batch, count = x.shape[0], len(conds)
+        # Views x guidance x samples: all of them are rows of one batch, and one network call answers for all.
+        seen = [x] * count if views is None else [view.apply(x) for view in views]
+        own = [cond] * count if views is None else [turn_cond(cond, view) for view in views]
+        each = stacked(list(zip(own, conds, strict=True)), batch)
+        pred = net(torch.cat(seen), tile(t, count), each)
+        back, spread = list(pred.out.chunk(count)), [] if pred.var is None else list(pred.var.chunk(count))
+        if views is not None:
+            back = [view.invert(part) for view, part in zip(views, back, strict=True)]
+            spread = [view.invert_var(part) for view, part in zip(views, spread, strict=False)]
+        # The parts sum to the identity and a step is linear in the prediction: part k of the picture follows from
+        # part k of the predictions alone, and is drawn for its own prompt.
+        start = torch.zeros_like(x) if known is None else split.part(known(x, t), fixed)
+        out = sum((split.part(part, k) for k, part in zip(drawn, back, strict=True)), start)
+        return Prediction(out, _mean(spread) if spread else None)
+
+    return mixed
+
+
+def turn_cond(cond: Cond, view: View) -> Cond:
+    """Return a condition with its picture (`channels`) as a view shows it."""
+    # A prompt reads the same from every side; an image that the network is given beside x has to turn with it.
+    return Cond({k: view.apply(v) if k == "channels" else v for k, v in cond.tensors.items()})
+
+
+def check_shares(weights: Sequence[float] | None, count: int, reduce: str) -> list[float] | None:
+    """Return weights of views scaled to the sum 1; None where all count the same.
+
+    Raises:
+        UsageError: An unknown reduction, not one weight per view, or weights of no sense.
+    """
+    if reduce not in ("mean", "alternate"):
+        raise UsageError(f"`reduce` {reduce!r} is not one of mean, alternate")
+    if weights is None:
+        return None
+    text = ", ".join(f"{w:g}" for w in weights)
+    if len(weights) != count:
+        raise UsageError(f"`weights` needs one value per view, got {len(weights)} ({text}) for {count}")
+    if reduce == "alternate":
+        raise UsageError(f"`weights` {text}: views that take turns have no weights", "Leave it out, or `reduce` mean.")
+    total = float(sum(weights))
+    if not all(0.0 <= w < float("inf") for w in weights) or not 0.0 < total < float("inf"):
+        raise UsageError(f"`weights` {text}: weights are finite, none is negative, and one is above 0")
+    # Equal weights take the plain mean, whose rounding is that of no weights at all.
+    return None if len(set(weights)) == 1 else [w / total for w in weights]
+
+
+def _mean(parts: Sequence[Tensor], share: Sequence[float] | None = None) -> Tensor:
+    if len(parts) == 1:
+        return parts[0]
+    if share is None:
+        return torch.stack(list(parts)).mean(0)
+    return sum((w * part for w, part in zip(share, parts, strict=True)), torch.zeros_like(parts[0]))
+
+
+def place_of(timesteps: Sequence[float] | Tensor, t: Tensor) -> int:
+    """Index of the (one) timestep that a batch stands at."""
+    grid = torch.as_tensor(timesteps, dtype=torch.float64).cpu()
+    return int((grid - float(t.reshape(-1)[0])).abs().argmin())
+
+
+def smallest_limit(*limits: int | None) -> int | None:
+    """Return the smallest of several limits on the rows of a network call; None, for no limit, where all are None.
+
+    Raises:
+        UsageError: A limit below 1.
+    """
+    given = [limit for limit in limits if limit is not None]
+    if any(limit < 1 for limit in given):
+        raise UsageError(f"`max_batch` {min(given)} is below 1", "Give 1 or more, or leave it out.")
+    return min(given, default=None)
+
+
+def chunked(net: Denoiser, *limits: int | None) -> Denoiser:
+    """Split calls of more rows than the smallest of `limits` into several; the innermost wrapper.
+
+    Where all limits are None the denoiser is returned as it is.
+
+    Raises:
+        UsageError: A limit below 1.
+    """
+    limit = smallest_limit(*limits)
+    if limit is None:
+        return net
+
+    def split(x: Tensor, t: Tensor, cond: Cond) -> Prediction:
+        batch = x.shape[0]
+        if batch <= limit:
+            return net(x, t, cond)
+        # No network mixes rows, so the parts say what the whole would, up to the order in which sums are rounded.
+        cond = cond.expand(batch)
+        parts = [
+            net(x[k : k + limit], t if t.ndim == 0 else t[k : k + limit], cond.rows(k, k + limit))
+            for k in range(0, batch, limit)
+        ]
+        spread = [p.var for p in parts if p.var is not None]
+        return Prediction(torch.cat([p.out for p in parts]), torch.cat(spread) if spread else None)
+
+    return split
+
+
+def stacked(pairs: Sequence[tuple[Cond, Cond]], batch: int) -> Cond:
+    """Return conditions for `batch` rows each, one pair after the other.
+
+    A pair gives its second condition, and of the first what that lacks. Fewer rows are repeated, view by view.
+    """
+    each = [{**cond.tensors, **own.tensors} for cond, own in pairs]
+    if any(set(one) != set(each[0]) for one in each):
+        raise ValueError(f"conditions with different parts cannot be joined: {[sorted(one) for one in each]}")
+    return Cond({k: torch.cat([fit(one[k], batch) for one in each]) for k in each[0]})
+
+
+def fit(v: Tensor, batch: int) -> Tensor:
+    """Repeat the rows of v (B, ...) to `batch` rows, a multiple of B."""
+    rows = v.shape[0]
+    if rows == 1:
+        return v.expand(batch, *v.shape[1:])
+    if batch % rows:
+        raise ValueError(f"a condition of {rows} rows does not fit a batch of {batch}")
+    # Views lie behind one another in the batch (all images in view 1, all in view 2), so conditions repeat as a whole.
+    return v if rows == batch else v.repeat(batch // rows, *[1] * (v.ndim - 1))
+
+
+def tile(t: Tensor, count: int) -> Tensor:
+    """Repeat the rows of timesteps (B,) `count` times; one for all, of shape (), stays."""
+    return t if t.ndim == 0 else t.repeat(count)
