@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from diffkit.engine.levels import network_level, out_of, x0_of
+from diffkit.engine.settings import check_interval, within
 from diffkit.errors import UsageError
 from diffkit.types import Cond, Denoiser, Filter, Prediction, View
 
@@ -70,26 +71,6 @@ def cfg(
         return Prediction(without + weight * (with_cond - without), var)
 
     return guided
-
-
-def check_interval(start: float, stop: float) -> None:
-    """Refuse a stretch of the way from noise (0) to picture (1) that is none.
-
-    Raises:
-        UsageError: start and stop are not 0 <= start <= stop <= 1.
-    """
-    if not 0.0 <= start <= stop <= 1.0:
-        raise UsageError(
-            f"`guidance_interval` {start:g}:{stop:g} is not a part of the way from 0 to 1",
-            "Needed is 0 <= start <= stop <= 1; 0:1 is all of it.",
-        )
-
-
-def within(start: float, stop: float, timestep: float, levels: int) -> bool:
-    """Say whether a step is guided: both ends count, and 0 and 1 hold whatever timesteps a sampler has."""
-    # Measured in timesteps and not in steps, so that the same part of the way is guided whatever the number of steps.
-    place = min(max((levels - timestep) / levels, 0.0), 1.0)
-    return start <= place <= stop
 
 
 def gradient(

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from diffkit.engine.grids import set_grid as set_grid
 from diffkit.engine.levels import level, level_after, unstep
-from diffkit.engine.samplers import MEMORYLESS, GridDDPM, is_flow, is_memoryless, name_of, takes_argument
+from diffkit.engine.sampler_names import MEMORYLESS
+from diffkit.engine.samplers import GridDDPM, is_flow, is_memoryless, name_of, takes_argument
 from diffkit.errors import UsageError
 from diffkit.types import Cond, Denoiser, Prediction, Step
 

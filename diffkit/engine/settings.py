@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from diffkit.engine.guidance import check_interval, within
-from diffkit.engine.samplers import canonical, check_spacing
+from diffkit.engine.sampler_names import canonical, check_spacing
 from diffkit.errors import UsageError
 
 
@@ -83,6 +82,26 @@ def interval(text: str | None) -> tuple[float, float]:
     except ValueError:
         raise UsageError(f"`guidance_interval` {text!r}: give START:STOP, for example 0:0.6") from None
     return start, stop
+
+
+def check_interval(start: float, stop: float) -> None:
+    """Refuse a stretch of the way from noise (0) to picture (1) that is none.
+
+    Raises:
+        UsageError: start and stop are not 0 <= start <= stop <= 1.
+    """
+    if not 0.0 <= start <= stop <= 1.0:
+        raise UsageError(
+            f"`guidance_interval` {start:g}:{stop:g} is not a part of the way from 0 to 1",
+            "Needed is 0 <= start <= stop <= 1; 0:1 is all of it.",
+        )
+
+
+def within(start: float, stop: float, timestep: float, levels: int) -> bool:
+    """Say whether a step is guided: both ends count, and 0 and 1 hold whatever timesteps a sampler has."""
+    # Measured in timesteps and not in steps, so that the same part of the way is guided whatever the number of steps.
+    place = min(max((levels - timestep) / levels, 0.0), 1.0)
+    return start <= place <= stop
 
 
 def is_guided(settings: Settings, timestep: float, levels: int) -> bool:

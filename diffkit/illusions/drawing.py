@@ -16,7 +16,8 @@ from torch import Tensor
 
 from diffkit.engine.constraints import component_of, keep_component, with_component
 from diffkit.engine.guidance import mix, multiview
-from diffkit.engine.samplers import default_sampler, default_steps, make_sampler
+from diffkit.engine.sampler_names import default_steps
+from diffkit.engine.samplers import default_sampler, make_sampler
 from diffkit.engine.sampling import Constraint, denoise, pure_noise, set_grid
 from diffkit.engine.settings import Settings
 from diffkit.illusions.checks import latent_way, reference_for, view_in

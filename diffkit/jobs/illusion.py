@@ -245,6 +245,8 @@ class Illusion(Many, Steps, Eta, hub=DEEPFLOYD):
 
     def _stage_prompt(self, batch: Batch) -> Prompt:
         """From a further stage's model and settings to its network and prompts."""
+        from diffkit.illusions.drawing import Prompted
+        from diffkit.models.conditioning import guide_each
 
         def prompt(model: Model, settings: Settings) -> Prompted:
             if settings.guidance is None and any(self.labels):
@@ -252,9 +254,6 @@ class Illusion(Many, Steps, Eta, hub=DEEPFLOYD):
             # Stage III may be told the first prompt alone.
             labels = self.labels[:1] if model.info.latent and self.mode_3 == "first" else self.labels
             return Prompted(*guide_each(model, labels, settings, len(batch.seeds)))
-
-        from diffkit.illusions.drawing import Prompted
-        from diffkit.models.conditioning import guide_each
 
         return prompt
 
@@ -344,7 +343,7 @@ class Illusion(Many, Steps, Eta, hub=DEEPFLOYD):
         """Return how many network calls the search takes, those of the judge left out."""
         if self.best_of is None:
             return 0
-        from diffkit.engine.samplers import MEMORYLESS, canonical
+        from diffkit.engine.sampler_names import MEMORYLESS, canonical
         from diffkit.illusions.halving import CUTS, halving_plan, network_calls
 
         name = canonical(self.scheduler) if self.scheduler else None

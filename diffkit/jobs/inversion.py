@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from diffkit.engine.levels import level, x0_of
-from diffkit.engine.samplers import default_steps, is_flow, make_sampler
+from diffkit.engine.sampler_names import default_steps
+from diffkit.engine.samplers import is_flow, make_sampler
 from diffkit.engine.sampling import set_grid
 from diffkit.engine.settings import Settings
 from diffkit.errors import UsageError

@@ -18,12 +18,12 @@ from diffkit.jobs.batch import Drawn, Found, Row
 from diffkit.jobs.options import Run
 from diffkit.jobs.sheets import Tiles, make_sheet
 from diffkit.pictures.animation import write_gif
-from diffkit.pictures.film import Film
 from diffkit.pictures.grids import magnify
 from diffkit.pictures.metadata import versions, write_png
 
 if TYPE_CHECKING:
     from diffkit.jobs.rows import Place, Prepared
+    from diffkit.pictures.film import Film
     from diffkit.types import Model
 
 LOG = logging.getLogger("diffkit.jobs")

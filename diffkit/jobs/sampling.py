@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from diffkit.engine.samplers import canonical, default_sampler, default_steps, make_sampler
+from diffkit.engine.sampler_names import canonical, default_steps
+from diffkit.engine.samplers import default_sampler, make_sampler
 from diffkit.engine.sampling import set_grid
 from diffkit.engine.settings import Settings
 from diffkit.errors import UsageError

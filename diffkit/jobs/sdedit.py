@@ -49,7 +49,8 @@ class SDEdit(OneImage, OnePrompt, Many, Steps, Eta, name="sdedit", hub=STABLE_DI
         """
         import torch
 
-        from diffkit.engine.samplers import canonical, default_sampler, is_flow, zero_terminal_snr
+        from diffkit.engine.sampler_names import canonical
+        from diffkit.engine.samplers import default_sampler, is_flow, zero_terminal_snr
         from diffkit.engine.sampling import sdedit_start
         from diffkit.jobs.sampling import make_scheduler
 

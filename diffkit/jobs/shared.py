@@ -28,7 +28,7 @@ class Steps(PictureJob):
         found = super().defaults(info)
         if info.one_step or self.settings.timesteps is not None:
             return found
-        from diffkit.engine.samplers import default_steps
+        from diffkit.engine.sampler_names import default_steps
 
         return {**found, "steps": default_steps(self.scheduler or found["scheduler"], info.timesteps)}
 

@@ -12,8 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from diffkit.engine.guidance import cfg, chunked, within
-from diffkit.engine.settings import Settings
+from diffkit.engine.guidance import cfg, chunked
+from diffkit.engine.settings import Settings, within
 from diffkit.errors import NumericalError, UsageError
 from diffkit.types import Cond, Denoiser, Model, ModelInfo
 

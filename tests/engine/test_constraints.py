@@ -9,7 +9,8 @@ from torch import Tensor
 
 from diffkit.engine.constraints import composite, keep_known, shrink_mask
 from diffkit.engine.levels import network_level
-from diffkit.engine.samplers import MEMORYLESS, SAMPLERS, make_sampler
+from diffkit.engine.sampler_names import MEMORYLESS, SAMPLERS
+from diffkit.engine.samplers import make_sampler
 from diffkit.engine.sampling import denoise, fresh_noise, generators, pure_noise, repaint_path, set_grid
 from diffkit.errors import UsageError
 from diffkit.types import Cond, Prediction

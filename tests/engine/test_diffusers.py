@@ -8,7 +8,8 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from diffkit.engine.samplers import SAMPLERS, make_sampler
+from diffkit.engine.sampler_names import SAMPLERS
+from diffkit.engine.samplers import make_sampler
 from diffkit.engine.sampling import denoise, generators, pure_noise, set_grid
 from diffkit.types import Cond, Prediction
 

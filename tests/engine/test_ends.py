@@ -14,7 +14,8 @@ from diffusers import DDIMScheduler, DDPMScheduler, SchedulerMixin
 from torch import Tensor
 
 from diffkit.engine.levels import network_level, out_of
-from diffkit.engine.samplers import SAMPLERS, make_sampler
+from diffkit.engine.sampler_names import SAMPLERS
+from diffkit.engine.samplers import make_sampler
 from diffkit.engine.sampling import denoise, generators, pure_noise, set_grid
 from diffkit.engine.schedules import make_noise_scheduler
 from diffkit.engine.solvers import GridDDIM, dynamic_threshold

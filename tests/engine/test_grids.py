@@ -8,7 +8,8 @@ from diffusers import DDPMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscr
 from torch import Tensor
 
 from diffkit.engine.levels import network_level, out_of
-from diffkit.engine.samplers import SAMPLERS, make_sampler
+from diffkit.engine.sampler_names import SAMPLERS
+from diffkit.engine.samplers import make_sampler
 from diffkit.engine.sampling import denoise, generators, pure_noise, set_grid
 from diffkit.errors import UsageError
 from diffkit.types import Cond, Prediction

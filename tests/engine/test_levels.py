@@ -6,7 +6,8 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from diffkit.engine.levels import level, level_after, network_level, out_of, unstep, x0_of
-from diffkit.engine.samplers import SAMPLERS, make_sampler
+from diffkit.engine.sampler_names import SAMPLERS
+from diffkit.engine.samplers import make_sampler
 from diffkit.engine.sampling import denoise, fresh_noise, generators, pure_noise, sdedit_start, set_grid
 from diffkit.errors import UsageError
 from diffkit.types import Cond, Prediction

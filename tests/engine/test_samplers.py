@@ -4,7 +4,8 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
-from diffkit.engine.samplers import SAMPLERS, GridDDIM, GridDDPM, canonical, make_sampler
+from diffkit.engine.sampler_names import SAMPLERS, canonical
+from diffkit.engine.samplers import GridDDIM, GridDDPM, make_sampler
 from diffkit.errors import UsageError
 
 DIFFUSION = [name for name, row in SAMPLERS.items() if not row.flow]

@@ -14,7 +14,8 @@ from diffusers import (
 )
 from torch import Tensor
 
-from diffkit.engine.samplers import SAMPLERS, GridDDIM, GridDDPM, make_sampler
+from diffkit.engine.sampler_names import SAMPLERS
+from diffkit.engine.samplers import GridDDIM, GridDDPM, make_sampler
 from diffkit.engine.sampling import denoise, draw_noise, fresh_noise, generators, pure_noise, set_grid
 from diffkit.engine.settings import Settings
 from diffkit.errors import NumericalError, UsageError

@@ -146,7 +146,6 @@ def watched(*commands: list[str]) -> list[tuple[int, bool]]:
     return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
 
 
-@pytest.mark.xfail(reason="checking a job's settings imports the engine, and with it torch", strict=True)
 def test_errors_that_need_no_torch_come_before_it() -> None:
     commands = (
         ["sample", "-p", "a xylophone"],  # which model draws it is not known
