@@ -42,7 +42,8 @@ class Job(BaseModel):
         offers: Fields of `Run` that have a meaning for it.
         leading: Fields that come first, though another class gives them.
         renamed: Names that stand for fields: what Python calls shorter, and what older pictures say.
-        paired: By field, names whose values are put before its entries: `p1` and `p2` before `prompts`.
+        paired: By field, names whose values are put before its entries: `p1` and `p2` before `prompts`. Two such fields
+            exclude each other.
         gaps: Whether a later one of those may be given without the one before it.
     """
 
@@ -71,11 +72,13 @@ class Job(BaseModel):
         """Return values under the names of fields; lists become tuples."""
         folded = {cls.renamed.get(key, key): value for key, value in values.items()}
         folded = {key: tuple(v) if isinstance(v, list) else v for key, v in folded.items()}
+        used = [k for k, names in cls.paired.items() if any(folded.get(n) not in (None, ()) for n in (k, *names))]
+        if len(used) > 1:
+            raise UsageError(
+                f"{' and '.join(used)} at once: a model takes the one or the other", "Leave one of them out."
+            )
         for field_, names in cls.paired.items():
             given = [name for name in names if folded.get(name) is not None]
-            others = {name for some in cls.paired.values() if some != names for name in some if folded.get(name)}
-            if given and others:
-                raise UsageError("prompts and classes do not go together", "Give one or the other.")
             if given and not cls.gaps and given != list(names[: len(given)]):
                 raise UsageError(f"`{given[-1]}` without `{names[0]}`", f"Give both, or `{names[0]}` alone.")
             values_of = [folded.pop(name) for name in names if name in folded]
