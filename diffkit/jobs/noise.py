@@ -71,9 +71,9 @@ class Noise(Job, name="noise"):
         """Write one strip per seed."""
         from diffkit.engine.levels import level
         from diffkit.engine.settings import seeds_from
-        from diffkit.jobs.album import Album
         from diffkit.jobs.denoise import check_levels
-        from diffkit.jobs.output import Result, file_digest
+        from diffkit.jobs.output import Result
+        from diffkit.pictures.files import Destination, file_digest
         from diffkit.pictures.metadata import versions, write_png
 
         began = time.perf_counter()
@@ -86,7 +86,7 @@ class Noise(Job, name="noise"):
             LOG.info("no `image`: a heart drawn in code is used")
         seeds = seeds_from(self.seed, self.num)
         seeds = seeds if again.index is None else seeds[again.index : again.index + 1]
-        album = Album(self.name, options.out, len(seeds)) if options.files else None
+        to = Destination.of(options.out, self.name, len(seeds)) if options.files else None
         recipe: dict[str, Any] = {
             "command": self.name, "arguments": self.arguments(), "versions": versions(), "device": "cpu",
             "inputs": {key: file_digest(path) for key, path in self.inputs().items()},
@@ -95,9 +95,9 @@ class Noise(Job, name="noise"):
         for k, seed in enumerate(seeds, again.index or 0):
             pictures.append(self.strip(scheduler, levels, seed))
             pictures[-1].info["diffkit"] = own = {**recipe, "seed": seed, "index": k}
-            if album is not None:
-                write_png(album.path(seed), pictures[-1], own)
-        paths = [str(album.path(seed)) for seed in seeds] if album is not None else []
+            if to is not None:
+                write_png(to.path(seed), pictures[-1], own)
+        paths = [str(to.path(seed)) for seed in seeds] if to is not None else []
         payload = {
             "images": paths, "schedule": name, "seeds": seeds, "timesteps": levels, "unet_calls": 0, "signal": signal,
             "seconds": {"total": round(time.perf_counter() - began, 3)},

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from diffkit.jobs.album import Album, fingerprint
 from diffkit.jobs.base import PictureJob
 from diffkit.jobs.batch import Drawn, Found, Row
 from diffkit.jobs.options import Run
 from diffkit.jobs.sheets import Tiles, make_sheet
+from diffkit.models.bundled import BUNDLED, bundled
 from diffkit.pictures.animation import write_gif
+from diffkit.pictures.files import Destination, file_digest
 from diffkit.pictures.grids import magnify
 from diffkit.pictures.metadata import versions, write_png
 
 if TYPE_CHECKING:
     from diffkit.jobs.rows import Place, Prepared
     from diffkit.pictures.film import Film
-    from diffkit.types import Model
+    from diffkit.types import Model, ModelInfo
 
 LOG = logging.getLogger("diffkit.jobs")
 
@@ -52,7 +53,7 @@ class Output:
         rows: The pictures of each combination.
         model: What draws.
         options: What is written beside the pictures.
-        album: Where to; None where pictures are only returned.
+        to: Where to; None where pictures are only returned.
         rank: This process; the first one writes what belongs to all.
     """
 
@@ -62,11 +63,11 @@ class Output:
         rows: Sequence[Sequence[Row]],
         model: Model,
         options: Run,
-        album: Album | None,
+        to: Destination | None,
         rank: int,
     ) -> None:
-        self.prepared, self.model, self.options, self.album, self.rank = prepared, model, options, album, rank
-        self.table, self.name = prepared.table, prepared.jobs[0].name
+        self.prepared, self.model, self.options, self.to, self.rank = prepared, model, options, to, rank
+        self.table = prepared.table
         self.rows = {k: list(some) for k, some in enumerate(rows)}
         self.tiles = Tiles()
         self.frames: list[Image.Image] = []
@@ -77,6 +78,7 @@ class Output:
         self._found: dict[int, Found] = {}
         self._group = {k: number for number, group in enumerate(self.table.groups) for k in group}
         self._recipes: dict[int, dict[str, Any]] = {}
+        self._digest = cache(file_digest)  # each file is read once in a run, whatever the number of combinations
 
     def steps(self, cell: int) -> int:
         """Return how many steps a combination takes."""
@@ -88,11 +90,11 @@ class Output:
         self.rows[cell] = [Row(seed) for seed in found.seeds]
         self.calls += found.calls
         self.scores[cell] = found.scores
-        if self.album is None:
+        if self.to is None:
             return
         tag = self.table.cells[cell].tag
-        path = self.album.folder / f"{self.name}-candidates{tag and '-' + tag}.png"
-        recipe = recipe_of(self.table.cells[cell].job, self.model)
+        path = self.to.beside(f"candidates{tag and '-' + tag}.png")
+        recipe = self._shared(self.table.cells[cell].job)
         write_png(path, found.sheet, {**recipe, "sheet": "candidates"})
         self.beside.setdefault("candidates", []).append(str(path))
 
@@ -109,8 +111,8 @@ class Output:
             picture.info["diffkit"] = recipe
             self.tiles.add(place.cell, place.row.seed, picture, shown)
             self.tiles.strips = bool(drawn.shown)
-            if self.album is not None:
-                path = self.album.path(place.row.seed, drawn_by.tag)
+            if self.to is not None:
+                path = self.to.path(place.row.seed, drawn_by.tag)
                 write_png(path, picture, recipe)
                 if self.options.animate:
                     animation = drawn_by.job.animate(picture, path, self.options.animate)
@@ -121,8 +123,8 @@ class Output:
         info, cells = self.prepared.info, list(range(len(self.table.cells)))
         images = [str(p) for k in cells for p in self._paths(k)]
         sheet = animation = None
-        if whole and self.rank == 0 and self.album is not None:
-            sheet, animation = self._write_sheet(self.album), self._write_animation(self.album, film)
+        if whole and self.rank == 0 and self.to is not None:
+            sheet, animation = self._write_sheet(self.to), self._write_animation(self.to, film)
         scores = dict(self.scores.get(0, {}))
         seconds = _seconds(self.model, began, loaded, drawn)
         described = [
@@ -146,14 +148,14 @@ class Output:
         lines += [f"{kind:<10} {path}" for kind, paths in self.beside.items() for path in paths]
         lines += [f"{c['values'] + ': ' if c['values'] else ''}{c['steps']} steps" for c in described]
         lines += [f"picture  {path}" for path in images[:10]]
-        lines += [f"pictures {self.album.folder}"] if self.album and count > 10 else []
+        lines += [f"pictures {self.to.folder}"] if self.to and count > 10 else []
         pictures = [picture for k in cells for picture in self.tiles.pictures(k)]
         return Result({key: value for key, value in payload.items() if value is not None}, lines, pictures)
 
     def _paths(self, cell: int) -> list[Path]:
-        if self.album is None:
+        if self.to is None:
             return []
-        return [self.album.path(row.seed, self.table.cells[cell].tag) for row in self.rows[cell]]
+        return [self.to.path(row.seed, self.table.cells[cell].tag) for row in self.rows[cell]]
 
     def _recipe(self, place: Place, index: int) -> dict[str, Any]:
         """The metadata of one picture; of one that a search has found, as if its seed had been asked for."""
@@ -172,54 +174,54 @@ class Output:
     def _recipe_of(self, cell: int) -> dict[str, Any]:
         """The metadata of a combination's pictures."""
         if cell not in self._recipes:
-            recipe = recipe_of(self.table.cells[cell].job, self.model)
+            recipe = self._shared(self.table.cells[cell].job)
             if again := self.table.narrowed(self.table.groups[self._group[cell]]):
                 recipe["arguments"]["sweep"] = again  # the last bits of a picture depend on what it was drawn with
             self._recipes[cell] = recipe
         return self._recipes[cell]
 
-    def _write_sheet(self, album: Album) -> str | None:
+    def _shared(self, job: PictureJob) -> dict[str, Any]:
+        """What all pictures of a job share in their metadata."""
+        info = self.model.info
+        about: dict[str, Any] = {"id": info.id, "revision": info.revision, "family": info.family}
+        if info.revision is None and (weights := weights_file(info)):
+            about["weights"] = self._digest(weights)
+        recipe = {
+            "command": job.name, "arguments": job.arguments(), "model": about, "device": self.model.device.type,
+            "versions": versions(), **job.about(),
+        }  # fmt: skip
+        inputs = {key: self._digest(path) for key, path in job.inputs().items()}
+        return {**recipe, "inputs": inputs} if inputs else recipe
+
+    def _write_sheet(self, to: Destination) -> str | None:
         cells = self.table.cells
-        self.tiles.complete({(k, row.seed): album.path(row.seed, cells[k].tag) for k, some in self.rows.items()
+        self.tiles.complete({(k, row.seed): to.path(row.seed, cells[k].tag) for k, some in self.rows.items()
                              for row in some})  # fmt: skip
         sheet = make_sheet(self.table, self.rows, self.tiles, self.sheet, self.options.columns)
         if sheet is None:
             return None
-        recipe = recipe_of(cells[0].job, self.model)
+        recipe = self._shared(cells[0].job)
         if self.table.sweeps:  # what was asked for: the combinations are made anew
             recipe["arguments"] = {**self.table.asked(), "model": cells[0].job.model, "sweep": [*self.table.sweeps]}
-        path = album.folder / f"{self.name}-grid.png"
+        path = to.beside("grid.png")
         write_png(path, sheet, recipe)
         return str(path)
 
-    def _write_animation(self, album: Album, film: Film | None) -> str | None:
+    def _write_animation(self, to: Destination, film: Film | None) -> str | None:
         own = [magnify(frame) for frame in self.frames]
         frames = own or (film.frames if film else [])
         if not self.options.gif or not frames:
             return None
-        path = album.file.with_suffix(".gif") if album.file else album.folder / f"{self.name}.gif"
+        path = to.beside(".gif")
         write_gif(path, frames, milliseconds=120 if own else 60, hold=120 if own else 1500)
         return str(path)
 
 
-def recipe_of(job: PictureJob, model: Model) -> dict[str, Any]:
-    """Return what all pictures of a job share in their metadata."""
-    info = model.info
-    about: dict[str, Any] = {"id": info.id, "revision": info.revision, "family": info.family}
-    if info.revision is None and (digest := fingerprint(info)):
-        about["weights"] = digest
-    recipe = {
-        "command": job.name, "arguments": job.arguments(), "model": about, "device": model.device.type,
-        "versions": versions(), **job.about(),
-    }  # fmt: skip
-    inputs = {key: file_digest(path) for key, path in job.inputs().items()}
-    return {**recipe, "inputs": inputs} if inputs else recipe
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def weights_file(info: ModelInfo) -> Path | None:
+    """Return the file of a local model's weights, by which a retrained run is told from the one that drew."""
+    root = bundled() if info.id == BUNDLED else None
+    path = (root or Path(info.id).expanduser()) / info.network.folder / "diffusion_pytorch_model.safetensors"
+    return path if path.is_file() else None
 
 
 def _seconds(model: Model, began: float, loaded: float, drawn: float) -> dict[str, float]:

@@ -19,11 +19,11 @@ from diffkit.jobs.base import Job, build
 from diffkit.jobs.fields import MEMORY
 from diffkit.jobs.illusion import VIEW_FILE
 from diffkit.jobs.options import Again, Run, Watch
-from diffkit.jobs.output import Result, file_digest
+from diffkit.jobs.output import Result
 from diffkit.jobs.run import run
 from diffkit.models.bundled import BUNDLED
 from diffkit.models.hub import no_folder
-from diffkit.pictures.files import Destination, write_whole
+from diffkit.pictures.files import Destination, file_digest, write_whole
 from diffkit.pictures.metadata import read_recipe, versions
 
 LOG = logging.getLogger("diffkit.jobs")

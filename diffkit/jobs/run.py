@@ -10,9 +10,9 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from diffkit.jobs.album import Album
 from diffkit.jobs.base import Job, PictureJob, build
 from diffkit.jobs.batch import Batch, Drawing, Drawn, Row
 from diffkit.jobs.options import Again, Run, Watch
@@ -21,6 +21,7 @@ from diffkit.jobs.sweep import Cell, Table, table
 from diffkit.models import LoadOptions, info, load_opened, open_repo
 from diffkit.models.bundled import BUNDLED
 from diffkit.models.vocabulary import unknown_words
+from diffkit.pictures.files import Destination
 
 if TYPE_CHECKING:
     from diffkit.jobs.output import Result
@@ -69,14 +70,15 @@ def run(
     known, table_, jobs = prepared.info, prepared.table, prepared.jobs
     rank, world, device, barrier = _processes(options.device)
     rows = [_rows_again(job, known, again) if again.company else job.rows(known) for job in jobs]
-    album = Album(cls.name, options.out, sum(map(len, rows))) if options.files else None  # fails early
+    to = Destination.of(options.out, cls.name, sum(map(len, rows))) if options.files else None  # fails early
     model = _load(prepared, options, device, watch)
     film = None
     if options.gif and rank == 0:
         from diffkit.pictures.film import Film
 
         film = Film(model.codec.decode, options.columns or jobs[0].columns(), model.info.sample)
-    loaded, output = time.perf_counter(), None
+    output = cache(lambda: Output(prepared, rows, model, options, to, rank))
+    loaded = time.perf_counter()
     for group, timesteps, stages in zip(table_.groups, prepared.timesteps, prepared.stages, strict=True):
         drawer, places = jobs[group[0]], [Place(k, row) for k in group for row in rows[k]]
         size = getattr(drawer, "batch_size", len(places))
@@ -84,8 +86,7 @@ def run(
             found = drawer.search(model, [p.row.seed for p in places], size, watch)
             if found is not None:
                 places = [Place(group[0], Row(seed)) for seed in found.seeds]
-                output = output or Output(prepared, rows, model, options, album, rank)
-                output.found(group[0], found)
+                output().found(group[0], found)
         if drawer.settings.interval != Settings.interval:
             _say(_unguided(drawer, known, timesteps), warning=True)
         batches = batches_of(len(places), size)
@@ -97,13 +98,11 @@ def run(
             settings = batch_settings([jobs[place.cell].settings for place in some])
             batch = Batch([p.row.seed for p in some], [p.row.label for p in some], settings)
             drawn = follow(drawer.draw(model, batch), positions, watch.step, *([film.watch] if film else []))
-            output = output or Output(prepared, rows, model, options, album, rank)
-            output.write(positions, some, drawn)
+            output().write(positions, some, drawn)
         watch.end()
     drawn_at = time.perf_counter()
     barrier()
-    output = output or Output(prepared, rows, model, options, album, rank)
-    return output.close(began, loaded, drawn_at, film, whole=again.index is None)
+    return output().close(began, loaded, drawn_at, film, whole=again.index is None)
 
 
 def draw(job: PictureJob, model: Model, batch: Batch, watch: Watch | None = None) -> Drawn:
@@ -181,7 +180,7 @@ def check_place(name: str, count: int, options: Run) -> None:
         UsageError: The folder cannot be written to, one file is named for several pictures, or an unknown device.
     """
     if options.files:
-        Album(name, options.out, count)
+        Destination.of(options.out, name, count)
     if options.device != "auto":
         from diffkit.models.devices import pick_device
 

@@ -1,7 +1,8 @@
-"""Where pictures are written: what `out` names, folders that can be written to, files whole or not at all."""
+"""Where pictures are written: what `out` names, folders that can be written to, files whole, and their digests."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from dataclasses import dataclass
@@ -108,3 +109,9 @@ def write_whole(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

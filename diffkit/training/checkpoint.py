@@ -8,7 +8,6 @@ JSON: nothing that is loaded can run code.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -22,6 +21,7 @@ from typing import Any
 from torch import Tensor
 
 from diffkit.errors import ModelError, ResourceError
+from diffkit.pictures.files import file_digest
 
 LOG = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
@@ -53,11 +53,6 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -94,7 +89,7 @@ def save(
             save_file({key: value.detach().contiguous().cpu() for key, value in values.items()}, path)
             _sync(path)
         write_json(temporary / "state.json", dict(state))
-        files = {p.name: {"size": p.stat().st_size, "sha256": _digest(p)} for p in sorted(temporary.iterdir())}
+        files = {p.name: {"size": p.stat().st_size, "sha256": file_digest(p)} for p in sorted(temporary.iterdir())}
         write_json(temporary / MANIFEST, {"step": step, "files": files, "versions": _versions()})
         _sync(temporary)
         if target.exists():  # the same step again, after a forced resume
@@ -153,7 +148,7 @@ def verify(folder: Path) -> str:
             return f"{name} is missing"
         if path.stat().st_size != expected["size"]:
             return f"{name} has {path.stat().st_size} bytes, not {expected['size']}"
-        if _digest(path) != expected["sha256"]:
+        if file_digest(path) != expected["sha256"]:
             return f"{name} has another checksum"
     return ""
 
