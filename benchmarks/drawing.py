@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -12,19 +12,16 @@ from diffkit.engine.sampling import generators
 from diffkit.engine.settings import Settings
 from diffkit.illusions.composition import Composition
 from diffkit.illusions.drawing import Prompted, draw_steps, model_for
-from diffkit.illusions.scoring import Scorer, score_matrix
-from diffkit.illusions.search import Counted, Task
 from diffkit.illusions.stages import enlarge
 from diffkit.jobs.base import PictureJob, build
 from diffkit.jobs.batch import Batch
 from diffkit.jobs.illusion import Illusion
-from diffkit.jobs.run import draw
+from diffkit.jobs.run import draw, follow
 from diffkit.models.conditioning import guide_each
 from diffkit.pictures.tensors import to_tensor
 from diffkit.types import Model
 
 J = TypeVar("J", bound=PictureJob)
-T = TypeVar("T")
 
 
 def job_for(cls: type[J], model: Model, **fields: Any) -> J:
@@ -49,7 +46,7 @@ def illusions(model: Model, job: Illusion, seeds: Sequence[int]) -> Tensor:
     """Draw an illusion at the model's own size, one picture per seed: (N, C, H, W), not rounded to a file's levels."""
     prompted = job.prompted(model, job.settings, len(seeds))
     steps = draw_steps(model_for(model, job.composition), job.composition, prompted, job.settings, generators(seeds))
-    return _last(steps)
+    return follow(steps, range(0))
 
 
 def enlarged(
@@ -60,24 +57,5 @@ def enlarged(
     def prompted(model: Model, how: Settings) -> Prompted:
         return Prompted(*guide_each(model, prompts, how, len(small)))
 
-    return _last(enlarge(upscaler, composition, prompted, small, range(len(small)), settings, noise_level=level))
-
-
-def task(model: Model, job: Illusion, scorer: Scorer) -> Task:
-    """Return what is searched among for an illusion, judged by a scorer."""
-    counted, settings = Counted(model), job.settings
-    return Task(
-        counted, model_for(counted, job.composition), job.composition,
-        lambda count: job.prompted(counted, settings, count),
-        lambda parts: score_matrix(scorer, parts, job.labels), scorer.tau, settings,
-    )  # fmt: skip
-
-
-def _last(steps: Generator[Any, None, T]) -> T:
-    """Take all steps; return what they end in."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            result: T = done.value
-            return result
+    steps = enlarge(upscaler, composition, prompted, small, range(len(small)), settings, noise_level=level)
+    return follow(steps, range(0))

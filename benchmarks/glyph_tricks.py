@@ -34,7 +34,7 @@ from typing import Any
 import torch
 from common import OUTPUTS, describe, finish, machine, parser, table
 from drawing import illusions as drawn
-from drawing import job_for, task
+from drawing import job_for
 from glyph_edits import Bench, Tally, edits, inpainting, prompt
 from glyph_judge import Panel, Reader, load_judge, same_glyph
 from torch import Tensor
@@ -173,7 +173,7 @@ def pairs(bench: Bench) -> Tally:
             bench.model, steps=args.steps, guidance=args.pairs_guidance, scheduler=args.scheduler,
             guidance_interval=args.pairs_interval,
         )  # fmt: skip
-        found = search(task(bench.model, job, bench.chooser), seeds, best_of=args.best_of, cuts=args.cuts)
+        found = search(job.task(bench.model, bench.chooser), seeds, best_of=args.best_of, cuts=args.cuts)
         exact, alike, read = one.right(bench.judge, found.images)
         tally.add(f"best of {args.best_of}", exact, alike)
         some = plain[DIGITS.index(names[0])]

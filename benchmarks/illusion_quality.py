@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from common import OUTPUTS, describe, finish, machine, parser, table
-from drawing import job_for, pictures, task
+from drawing import job_for, pictures
 from judge import KINDS, held_out, judge_file
 from torch import Tensor
 
@@ -147,12 +147,12 @@ def measure(model: Model, pair: Pair, args: Any, reader: Reader, chooser: Scorer
     rows, rows_early = 0, 0
     for group in range(args.groups):
         seeds = [args.seed + group * args.best_of]
-        whole = search(task(model, job, chooser), seeds, best_of=args.best_of, cuts=())
+        whole = search(job.task(model, chooser), seeds, best_of=args.best_of, cuts=())
         singles += [one.image for one in whole.tried]
         best.append(whole.images[0])
         rows += whole.rows
         if not args.no_early:
-            cut = search(task(model, job, chooser), seeds, best_of=args.best_of, cuts=args.cuts)
+            cut = search(job.task(model, chooser), seeds, best_of=args.best_of, cuts=args.cuts)
             early.append(cut.images[0])
             rows_early += cut.rows
     result: dict[str, Any] = {"pair": str(pair), "hybrid": pair.hybrid}

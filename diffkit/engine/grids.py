@@ -10,13 +10,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diffkit.engine.samplers import GridDDIM, is_flow, name_of, takes_argument
+from diffkit.engine.sampler_names import default_steps
+from diffkit.engine.samplers import GridDDIM, default_sampler, is_flow, make_sampler, name_of, takes_argument
+from diffkit.engine.settings import Settings
 from diffkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,6 +26,25 @@ if TYPE_CHECKING:
 
 # One step has to begin near pure noise, or the picture is the network's answer to an input it was never trained on.
 _HIGHEST_PART = 0.75
+
+
+def scheduler_for(base: SchedulerMixin, settings: Settings, **options: Any) -> SchedulerMixin:
+    """Make a scheduler for sampling from a model's own, with its grid set.
+
+    Args:
+        base: The model's own; not changed.
+        settings: What was asked for: sampler, spacing, and steps or timesteps.
+        options: Further arguments of the scheduler's class.
+
+    Raises:
+        UsageError: The sampler or the grid does not fit the model.
+    """
+    name = settings.scheduler or default_sampler(base)
+    scheduler = make_sampler(name, base, spacing=settings.spacing, **options)
+    levels = int(base.config.num_train_timesteps)
+    steps = None if settings.timesteps else settings.steps or default_steps(name, levels)
+    set_grid(scheduler, steps, settings.timesteps)
+    return scheduler
 
 
 def set_grid(

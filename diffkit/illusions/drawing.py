@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from diffkit.engine.constraints import component_of, keep_component, with_component
+from diffkit.engine.grids import scheduler_for
 from diffkit.engine.guidance import mix, multiview
-from diffkit.engine.sampler_names import default_steps
-from diffkit.engine.samplers import default_sampler, make_sampler
-from diffkit.engine.sampling import Constraint, denoise, pure_noise, set_grid
+from diffkit.engine.samplers import default_sampler
+from diffkit.engine.sampling import Constraint, denoise, pure_noise
 from diffkit.engine.settings import Settings
 from diffkit.illusions.checks import latent_way, reference_for, view_in
 from diffkit.illusions.composition import Composition
@@ -67,12 +67,7 @@ def make_scheduler(info: ModelInfo, settings: Settings) -> SchedulerMixin:
     Raises:
         UsageError: The sampler or the grid does not fit the model.
     """
-    settings = filled(info, settings)
-    name = settings.scheduler or default_sampler(info.scheduler)
-    scheduler = make_sampler(name, info.scheduler, spacing=settings.spacing)
-    steps = None if settings.timesteps else settings.steps or default_steps(name, info.timesteps)
-    set_grid(scheduler, steps, settings.timesteps)
-    return scheduler
+    return scheduler_for(info.scheduler, filled(info, settings))
 
 
 def model_for(model: Model, composition: Composition) -> Model:

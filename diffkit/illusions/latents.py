@@ -18,6 +18,7 @@ from torch import Tensor
 
 from diffkit.engine.guidance import place_of, turn_cond
 from diffkit.engine.levels import out_of, x0_of
+from diffkit.engine.sampling import draw_noise
 from diffkit.models.base import WrappedModel
 from diffkit.types import Codec, Cond, Denoiser, Model, ModelInfo, Prediction, View
 
@@ -58,8 +59,7 @@ class Instances(WrappedModel):
 
     def noise(self, generators: Sequence[torch.Generator]) -> Tensor:
         """Draw N(0, I), (len(generators), V * C, h, w) fp32 on the model's device, one image per generator."""
-        drawn = [torch.randn(1, *self.info.sample, generator=g, device=g.device) for g in generators]
-        return torch.cat(drawn).to(self.device)
+        return draw_noise(self.info.sample, generators, self.device)
 
 
 class JoinedCodec:

@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from diffkit.errors import UsageError
 from diffkit.jobs.base import DEEPFLOYD
 from diffkit.jobs.batch import Batch, Drawing, Drawn
-from diffkit.jobs.fields import numbers, opt
+from diffkit.jobs.fields import WITH_COMMAS, numbers, opt, whole_numbers
 from diffkit.jobs.images import OneImage
 from diffkit.jobs.shared import Eta, Many, OnePrompt
 
@@ -35,23 +35,11 @@ class Denoise(OneImage, OnePrompt, Many, Eta, name="denoise", hub=DEEPFLOYD):
 
     per_picture = frozenset()
 
-    timesteps: Annotated[str | None, opt("timesteps", "t")] = Field(
+    timesteps: Annotated[str | None, opt("timesteps", "t"), WITH_COMMAS, whole_numbers("250,500,750")] = Field(
         None,
         description="Levels to start from, with commas; a quarter, a half and three quarters of all when left out.",
     )
     stride: int = Field(30, ge=1, description="Timesteps from one step to the next; any number.")
-
-    @field_validator("timesteps", mode="before")
-    @classmethod
-    def _levels(cls, value: Any) -> Any:
-        return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
-
-    @field_validator("timesteps")
-    @classmethod
-    def _whole(cls, value: str | None) -> str | None:
-        if value is not None:
-            numbers(value, "timesteps", "250,500,750")
-        return value
 
     def defaults(self, info: ModelInfo) -> dict[str, Any]:
         """Add the levels, and the sampler that algorithm 2 is."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, PlainValidator, ValidationInfo, WithJsonSchema
 
 from diffkit.errors import DataError
 
@@ -98,3 +98,21 @@ def numbers(text: str | Sequence[int], name: str, example: str) -> list[int]:
         return [int(part) for part in (text.split(",") if isinstance(text, str) else text)]
     except ValueError:
         raise ValueError(f"`{name}` is {text!r}; give whole numbers with commas, {example}") from None
+
+
+def _with_commas(value: Any) -> Any:
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+
+
+WITH_COMMAS = BeforeValidator(_with_commas)  # a list or tuple becomes the text that the command line takes
+
+
+def whole_numbers(example: str) -> AfterValidator:
+    """Let a text of whole numbers with commas pass, or None; `example` is shown with others."""
+
+    def check(value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None:
+            numbers(value, str(info.field_name), example)
+        return value
+
+    return AfterValidator(check)

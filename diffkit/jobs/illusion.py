@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from diffkit.illusions.composition import Composition
     from diffkit.illusions.display import Display
     from diffkit.illusions.drawing import Prompted
+    from diffkit.illusions.scoring import Scorer
+    from diffkit.illusions.search import Task
     from diffkit.illusions.stages import Prompt
     from diffkit.jobs.options import Watch
     from diffkit.types import Model, ModelInfo
@@ -305,6 +307,19 @@ class Illusion(Many, Steps, Eta, hub=DEEPFLOYD):
             ) from None
         return name
 
+    def task(self, model: Model, scorer: Scorer) -> Task:
+        """Return what is searched among: candidates by a model, judged by a scorer."""
+        from diffkit.illusions.drawing import model_for
+        from diffkit.illusions.scoring import score_matrix
+        from diffkit.illusions.search import Counted, Task
+
+        counted, settings = Counted(model), self.settings
+        return Task(
+            counted, model_for(counted, self.composition), self.composition,
+            lambda count: self.prompted(counted, settings, count),
+            lambda parts: score_matrix(scorer, parts, self.labels), scorer.tau, settings,
+        )  # fmt: skip
+
     def search(self, model: Model, seeds: list[int], batch_size: int, watch: Watch) -> Found | None:
         """Draw `best_of` candidates and choose among them."""
         if self.best_of is None:
@@ -312,23 +327,15 @@ class Illusion(Many, Steps, Eta, hub=DEEPFLOYD):
         from diffkit.evaluation.scorers import parse_scorer
         from diffkit.illusions.contact_sheet import candidates_sheet
         from diffkit.illusions.display import captions
-        from diffkit.illusions.drawing import model_for
-        from diffkit.illusions.scoring import score_matrix
-        from diffkit.illusions.search import Counted, Task, search
+        from diffkit.illusions.search import Counted, search
 
-        name, settings, labels = self.scorer_for(model.info), self.settings, self.labels
-        asked, counted = Counted(model), Counted(model)  # what a model that judges its own pictures is asked
-        scorer = parse_scorer(name, device=model.device, model=asked, max_batch=settings.max_batch)
-        task = Task(
-            counted, model_for(counted, self.composition), self.composition,
-            lambda count: self.prompted(counted, settings, count),
-            lambda parts: score_matrix(scorer, parts, labels), scorer.tau, settings,
-        )  # fmt: skip
+        name = self.scorer_for(model.info)
+        asked = Counted(model)  # what a model that judges its own pictures is asked
+        scorer = parse_scorer(name, device=model.device, model=asked, max_batch=self.settings.max_batch)
         calls = self.search_calls(model.info, batch_size)
         watch.begin(f"best of {self.best_of}", calls)
-        found = search(
-            task, seeds, best_of=self.best_of, keep=len(seeds), batch_size=batch_size, on_step=watch.step,
-        )  # fmt: skip
+        task = self.task(model, scorer)
+        found = search(task, seeds, best_of=self.best_of, keep=len(seeds), batch_size=batch_size, on_step=watch.step)
         watch.end()
         marks = {one.seed: {"scorer": name, **one.describe()} for one in found.best}
         # The winners are drawn once more, together, so that `replay` can draw them again bit for bit.

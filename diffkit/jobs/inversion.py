@@ -5,15 +5,15 @@ Source: Song et al., arXiv:2010.02502, eq. 13 backwards; the fixed point: Pan et
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from diffkit.engine.grids import scheduler_for
 from diffkit.engine.levels import level, x0_of
-from diffkit.engine.sampler_names import default_steps
-from diffkit.engine.samplers import is_flow, make_sampler
-from diffkit.engine.sampling import set_grid
+from diffkit.engine.samplers import is_flow
 from diffkit.engine.settings import Settings
 from diffkit.errors import UsageError
 from diffkit.types import Cond, Denoiser
@@ -35,11 +35,7 @@ def exact_sampler(base: SchedulerMixin, settings: Settings) -> SchedulerMixin:
     if settings.scheduler not in (None, name) or settings.eta:
         raise UsageError(f"inversion goes with `scheduler` {name} and `eta` 0 only", "Leave both out.")
     options: dict[str, Any] = {} if is_flow(base) else {"clip_sample": False, "thresholding": False}
-    scheduler = make_sampler(name, base, spacing=settings.spacing, **options)
-    levels = int(base.config.num_train_timesteps)
-    steps = None if settings.timesteps else settings.steps or default_steps(name, levels)
-    set_grid(scheduler, steps, settings.timesteps)
-    return scheduler
+    return scheduler_for(base, replace(settings, scheduler=name), **options)
 
 
 def first_level(scheduler: SchedulerMixin) -> int:

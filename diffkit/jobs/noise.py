@@ -6,10 +6,10 @@ import logging
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from diffkit.jobs.base import Job, arg
-from diffkit.jobs.fields import ImageFile, numbers, opt
+from diffkit.jobs.fields import WITH_COMMAS, ImageFile, numbers, opt, whole_numbers
 from diffkit.jobs.images import opened
 from diffkit.jobs.shared import MOST_PICTURES
 
@@ -30,7 +30,9 @@ class Noise(Job, name="noise"):
     """
 
     image: Annotated[ImageFile, arg("[IMAGE]")] = Field(None, description="A picture; a drawn example when left out.")
-    timesteps: Annotated[str | None, opt("timesteps", "t")] = Field(None, description="Levels to show, with commas.")
+    timesteps: Annotated[str | None, opt("timesteps", "t"), WITH_COMMAS, whole_numbers("250,500,750")] = Field(
+        None, description="Levels to show, with commas."
+    )
     schedule: str = Field("linear", description="Noise schedule, where no model is given: linear, cosine, ...")
     size: int = Field(64, ge=8, le=1024, description="Side of each picture.")
     model: Annotated[str | None, opt("model", "m")] = Field(
@@ -39,18 +41,6 @@ class Noise(Job, name="noise"):
     revision: str | None = Field(None, description="The model's revision on the Hub.")
     seed: int = Field(0, ge=0, le=2**63 - 1, description="Seed of the first picture; the next has seed + 1.")
     num: Annotated[int, opt("num", "n")] = Field(1, ge=1, le=MOST_PICTURES, description="How many pictures.")
-
-    @field_validator("timesteps", mode="before")
-    @classmethod
-    def _levels(cls, value: Any) -> Any:
-        return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
-
-    @field_validator("timesteps")
-    @classmethod
-    def _whole(cls, value: str | None) -> str | None:
-        if value is not None:
-            numbers(value, "timesteps", "250,500,750")
-        return value
 
     def check_fields(self) -> None:
         """Open the image, so that a broken one is said first."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from diffkit.jobs.base import Job, PictureJob, build
-from diffkit.jobs.batch import Batch, Drawing, Drawn, Row
+from diffkit.jobs.batch import Batch, Drawn, Row
 from diffkit.jobs.options import Again, Run, Watch
 from diffkit.jobs.rows import Place, Prepared, batches_of
 from diffkit.jobs.sweep import Cell, Table, table
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from diffkit.types import Model, ModelInfo, Step
 
 LOG = logging.getLogger("diffkit.jobs")
+T = TypeVar("T")
 
 
 def run(
@@ -117,11 +118,11 @@ def draw(job: PictureJob, model: Model, batch: Batch, watch: Watch | None = None
     return follow(job.draw(model, batch), range(len(batch.seeds)), *([watch.step] if watch else []))
 
 
-def follow(steps: Drawing, positions: range, *listeners: Callable[[Step, range], None]) -> Drawn:
-    """Take all steps of a batch, and tell each listener of every one.
+def follow(steps: Generator[Step, None, T], positions: range, *listeners: Callable[[Step, range], None]) -> T:
+    """Take all steps of a batch, tell each listener of every one, and return what they end in.
 
     Args:
-        steps: From `PictureJob.draw`.
+        steps: From `PictureJob.draw`, or any other loop.
         positions: Of the batch among all pictures.
         listeners: Called with every step and the positions.
     """
@@ -129,8 +130,8 @@ def follow(steps: Drawing, positions: range, *listeners: Callable[[Step, range],
         try:
             step = next(steps)
         except StopIteration as done:
-            drawn: Drawn = done.value
-            return drawn
+            result: T = done.value
+            return result
         for listener in listeners:
             listener(step, positions)
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from diffkit.errors import UsageError
 from diffkit.jobs.base import STABLE_DIFFUSION, arg
 from diffkit.jobs.batch import Batch, Drawing, Drawn, Row
-from diffkit.jobs.fields import numbers, opt
+from diffkit.jobs.fields import WITH_COMMAS, numbers, opt, whole_numbers
 from diffkit.jobs.shared import MOST_PICTURES, Eta, Steps, check_label
 
 if TYPE_CHECKING:
@@ -44,7 +44,9 @@ class Sample(Steps, Eta, name="sample", hub=STABLE_DIFFUSION):
     prompt: Annotated[tuple[str, ...] | None, opt("prompt", "p")] = Field(
         None, description="What to draw, in words; may be repeated."
     )
-    timesteps: str | None = Field(None, description="The grid itself: descending, 999,750,500,250,0.")
+    timesteps: Annotated[str | None, WITH_COMMAS, whole_numbers("999,750,500,250,0")] = Field(
+        None, description="The grid itself: descending, 999,750,500,250,0."
+    )
     stop_noise_after: Annotated[int | None, opt(metavar="N")] = Field(
         None, ge=0, description="No fresh noise after N steps."
     )
@@ -55,18 +57,6 @@ class Sample(Steps, Eta, name="sample", hub=STABLE_DIFFUSION):
     raw: Annotated[bool, opt("raw/ema")] = Field(
         False, description="A run's last weights, in place of their moving average."
     )
-
-    @field_validator("timesteps", mode="before")
-    @classmethod
-    def _grid(cls, value: Any) -> Any:
-        return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
-
-    @field_validator("timesteps")
-    @classmethod
-    def _whole(cls, value: str | None) -> str | None:
-        if value is not None:
-            numbers(value, "timesteps", "999,750,500,250,0")
-        return value
 
     @classmethod
     def fold(cls, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from diffkit.engine.sampler_names import canonical, default_steps
-from diffkit.engine.samplers import default_sampler, make_sampler
-from diffkit.engine.sampling import set_grid
+from diffkit.engine.grids import scheduler_for
+from diffkit.engine.sampler_names import canonical
+from diffkit.engine.samplers import default_sampler
 from diffkit.engine.settings import Settings
 from diffkit.errors import UsageError
 from diffkit.types import Step
@@ -19,24 +19,15 @@ if TYPE_CHECKING:
 
 
 def make_scheduler(base: SchedulerMixin, settings: Settings, **options: Any) -> SchedulerMixin:
-    """Make a scheduler for sampling, with its grid set.
-
-    Args:
-        base: The model's own; not changed.
-        settings: What was asked for.
-        options: Further arguments of the scheduler's class.
+    """As `scheduler_for`, and refuse fresh noise where the sampler has no place for it.
 
     Raises:
-        UsageError: The sampler or the grid does not fit the model.
+        UsageError: The sampler, its grid or `eta` does not fit the model.
     """
     name = canonical(settings.scheduler or default_sampler(base))
-    scheduler = make_sampler(name, base, spacing=settings.spacing, **options)
     if settings.eta and name != "ddim":
         raise UsageError(f"`eta` belongs to ddim; the scheduler is {name}", "Leave `eta` out.")
-    levels = int(base.config.num_train_timesteps)
-    steps = None if settings.timesteps else settings.steps or default_steps(name, levels)
-    set_grid(scheduler, steps, settings.timesteps)
-    return scheduler
+    return scheduler_for(base, settings, **options)
 
 
 def numbers_of(timesteps: Tensor) -> list[float]:

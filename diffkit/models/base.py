@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from diffkit.engine.sampling import draw_noise
 from diffkit.errors import UsageError
 from diffkit.models.options import LoadOptions
 from diffkit.types import Codec, Cond, Model, ModelInfo, Prediction
@@ -50,8 +51,7 @@ class BaseModel:
 
     def noise(self, generators: Sequence[torch.Generator]) -> Tensor:
         """Draw N(0, I), (len(generators), C, h, w) fp32 on its device, one sample per generator."""
-        drawn = [torch.randn(1, *self.info.sample, generator=g, device=g.device) for g in generators]
-        return torch.cat(drawn).to(self.device)
+        return draw_noise(self.info.sample, generators, self.device)
 
     def screen(self, images: Tensor) -> tuple[Tensor, list[bool]]:
         """Return the pictures as they are: nobody judges them."""

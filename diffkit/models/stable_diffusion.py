@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diffkit.engine.sampling import draw_noise
 from diffkit.models.configuration import (
     check_unused,
     field_of,
@@ -100,7 +101,7 @@ class StableDiffusion(TextModel):
             int(config.get("num_class_embeds") or 1000), int(self._low_res_scheduler.config.num_train_timesteps)
         )
         levels = noise_levels(noise_level, len(images), self.device, limit)
-        noise = self._noise(generators, tuple(images.shape[1:]))
+        noise = draw_noise(images.shape[1:], generators, self.device)
         noisy = self._low_res_scheduler.add_noise(images.to(self.device, torch.float32), noise, levels)
         return Cond({"channels": noisy, "class_labels": levels})
 

@@ -161,10 +161,6 @@ class TextModel(BaseModel):
         )
         return other
 
-    def _noise(self, generators: Sequence[torch.Generator], shape: tuple[int, ...]) -> Tensor:
-        drawn = [torch.randn(1, *shape, generator=g, device=g.device) for g in generators]
-        return torch.cat(drawn).to(self.device)
-
     def _part(self, name: str, make: Callable[[], Any]) -> Any:
         if name not in self._parts:
             self._parts[name] = make()

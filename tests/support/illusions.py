@@ -17,6 +17,7 @@ from diffkit.illusions.drawing import Prompted, draw_steps, model_for
 from diffkit.illusions.filters import parse_filter
 from diffkit.illusions.stages import Prompt
 from diffkit.illusions.views import Look, parse_view
+from diffkit.jobs import run
 from diffkit.models.base import BaseModel
 from diffkit.models.conditioning import guide_each
 from diffkit.models.ddpm import PixelCodec
@@ -93,14 +94,8 @@ def pictures(count: int = 2, channels: int = 3, side: int = 8) -> list[Tensor]:
 
 def follow(steps: Generator[Step, None, Tensor], on_step: Callable[[Step], None] | None = None) -> Tensor:
     """Take all steps; return what they end in."""
-    while True:
-        try:
-            step = next(steps)
-        except StopIteration as done:
-            result: Tensor = done.value
-            return result
-        if on_step is not None:
-            on_step(step)
+    listeners = () if on_step is None else (lambda step, _: on_step(step),)
+    return run.follow(steps, range(0), *listeners)
 
 
 def prompting(labels: Sequence[str], count: int) -> Prompt:
