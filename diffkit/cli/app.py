@@ -6,6 +6,7 @@ Only the command that is asked for is imported: of the others the help has a lin
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -104,4 +105,9 @@ def _failed(error: BaseException) -> int:
         error.show()  # type: ignore[attr-defined]
         return UsageError.exit_code
     path = context.command_path if context is not None else "diffkit"
-    return runner.report(UsageError(" ".join(format_message().split()), f"`{path} --help` shows what there is."))
+    message = " ".join(format_message().split())
+    if wrong := re.fullmatch(r"Invalid value for '(.+?)': (.+?)\.?", message):  # typer's words, and in them pydantic's
+        from diffkit.jobs.fields import plain_words
+
+        message = f"{wrong[1]}: {plain_words(wrong[2])}"
+    return runner.report(UsageError(message, f"`{path} --help` shows what there is."))

@@ -16,9 +16,7 @@ from torch import Tensor
 from diffkit.errors import UsageError
 from diffkit.illusions.composition import Composition
 from diffkit.pictures.tensors import in_channels
-from diffkit.types import Filter, ModelInfo, View
-
-_LATENTS = 4
+from diffkit.types import ModelInfo, View
 
 
 def check_fit(composition: Composition, info: ModelInfo) -> None:
@@ -58,8 +56,14 @@ def check_sizes(composition: Composition, info: ModelInfo) -> None:
             )
         if view.name != "identity":
             view.check(height)
-    if composition.split is not None:
-        composition.split.check(*_split_at(composition, info))
+    split = composition.split
+    if split is None:
+        return
+    if direct and split.latent != "close":
+        raise UsageError(
+            f"`latent` direct: {split.spec} cannot act on latents, which have no colours", "Use `latent` decode."
+        )
+    split.check(*_split_at(composition, info))
 
 
 def notes(composition: Composition, info: ModelInfo) -> list[str]:
@@ -101,17 +105,9 @@ def latent_way(composition: Composition, info: ModelInfo) -> str:
         return "pixels"
     if composition.latent != "auto":
         return composition.latent
-    near = all(view.latent == "close" for view in composition.views)
-    return "direct" if near and _takes_latents(composition.split) else "decode"
-
-
-def _takes_latents(split: Filter | None) -> bool:
-    try:
-        if split is not None:
-            split.check(_LATENTS)
-    except UsageError:
-        return False
-    return True
+    split = composition.split
+    near = all(view.latent == "close" for view in composition.views) and (split is None or split.latent == "close")
+    return "direct" if near else "decode"
 
 
 @dataclass(frozen=True)

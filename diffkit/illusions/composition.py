@@ -15,9 +15,9 @@ from torch import Tensor
 
 from diffkit.engine.guidance import check_shares
 from diffkit.errors import UsageError
-from diffkit.illusions.filters import parse_filter
+from diffkit.illusions.filters import Split, parse_filter
 from diffkit.illusions.views import parse_view
-from diffkit.types import Filter, View
+from diffkit.types import View
 
 REFERENCE = "the reference"
 USUAL_VIEW, USUAL_SPLIT = "flip", "low_high:2"
@@ -43,7 +43,7 @@ class Composition:
     """
 
     views: tuple[View, ...]
-    split: Filter | None = None
+    split: Split | None = None
     weights: tuple[float, ...] | None = None
     reduce: Literal["mean", "alternate"] = "mean"
     reference: Tensor | None = field(default=None, compare=False, repr=False)

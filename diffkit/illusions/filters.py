@@ -29,10 +29,12 @@ class Split:
         part_names: What the parts are called, in their order.
         apart: How one who looks tells the parts apart: by "distance" (the first is seen from afar, the last from near),
             by "fading" (the first is left as the others fade), or "never".
+        latent: "close": latents may be split in place of the picture; "decode": only the decoded picture, as of views.
     """
 
     name: ClassVar[str]
     apart: ClassVar[str] = "fading"
+    latent: ClassVar[str] = "close"
     part_names: ClassVar[tuple[str, ...]] = ()
 
     @property
@@ -184,6 +186,7 @@ class GreyColour(Split):
     Source: Geng et al., arXiv:2404.11615.
     """
 
+    latent: ClassVar[str] = "decode"
     part_names: ClassVar[tuple[str, ...]] = ("grey", "colour")
 
     def check(self, channels: int, height: int | None = None, width: int | None = None) -> None:

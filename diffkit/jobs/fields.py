@@ -81,11 +81,14 @@ ImageFile = Annotated[
 def explain(item: Any) -> str:
     """Turn one of pydantic's errors into a sentence that names the argument, the value and what is allowed."""
     name = ".".join(str(part) for part in item["loc"] if not isinstance(part, int))
-    text = item["msg"][0].lower() + item["msg"][1:]
-    text = text.removeprefix("value error, ").replace("input should be", "must be")
-    text = text.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
     shown = repr(item["input"])
-    return f"`{name}` is {shown if len(shown) < 60 else shown[:57] + '...'}; it {text}"
+    return f"`{name}` is {shown if len(shown) < 60 else shown[:57] + '...'}; it {plain_words(item['msg'])}"
+
+
+def plain_words(text: str) -> str:
+    """Put what pydantic says of a value as messages here do: "must be at most 3"."""
+    text = (text[:1].lower() + text[1:]).removeprefix("value error, ").replace("input should be", "must be")
+    return text.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
 
 
 def numbers(text: str | Sequence[int], name: str, example: str) -> list[int]:

@@ -88,3 +88,21 @@ def test_threads_wait_politely_unless_told_otherwise(given: dict[str, str], monk
     runner.begin(as_json=False, quiet=True, debug=False, offline=False)
     found = {name: os.environ[name] for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if name in os.environ}
     assert found == (given or {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"})
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("anagram --p1 a --p2 b --reduce median", "--reduce: 'median' is not one of 'mean', 'alternate'"),
+        ("sdedit --dtype fp64", "--dtype: 'fp64' is not one of 'auto', 'fp32', 'fp16', 'bf16'"),
+        ("data check x --on-error foo", "--on-error: 'foo' is not one of 'error', 'skip'"),
+        ("train --channels 9", "--channels: must be at most 3"),
+        ("anagram --weight x", "--weight: must be a valid number, unable to parse string as a number"),
+        ("sdedit --strength 2", "--strength is 2.0; it must be at most 1"),
+        ("noise --timesteps a,b", "--timesteps is 'a,b'; give whole numbers with commas, 250,500,750"),
+    ],
+)
+def test_a_wrong_value_is_told_in_one_way(run_cli: Any, line: str, said: str) -> None:
+    """Whoever checks it: typer, the library that typer checks by, or the job."""
+    ran = run_cli(*line.split())
+    assert (ran.code, ran.stderr.splitlines()[0]) == (2, f"error: {said}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -308,8 +309,12 @@ def test_prompts_that_a_model_does_not_know_are_refused(tmp_path: Path) -> None:
     shutil.copytree(folder, empty, ignore=shutil.ignore_patterns("*.safetensors"))
     check_judge(info(open_repo(empty)), ["one", "2", "two, three"])
     for wrong in ("ten", "3"):
-        with pytest.raises(UsageError, match=f"'{wrong}' is not one of the 3 classes"):
+        with pytest.raises(UsageError, match=f"'{wrong}' is not one of the model's 3"):
             parse_scorer(f"model:{empty}", prompts=["one", wrong])
+    known = replace(info(open_repo(empty)), synonyms={"uno": 1})
+    check_judge(known, ["uno", "one"])
+    with pytest.raises(UsageError, match="an empty class"):
+        check_judge(known, ["one", ""])
     with pytest.raises(UsageError, match="never told what 'cat' means") as caught:
         parse_scorer("model:tiny", prompts=["a red heart", "a cat"])
     assert "diffkit inspect tiny" in caught.value.hint

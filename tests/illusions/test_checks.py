@@ -33,6 +33,12 @@ def test_latents_are_viewed_directly_where_that_nearly_commutes(folders) -> None
         (said,) = notes_on_latents(several, known)
         assert said.startswith("approximate")
     assert notes_on_latents(plainly(), known) == []
+    # Three channels are not colours where they are latents, as of the models with a vector-quantised encoder.
+    three = replace(known, sample=(3, *known.sample[1:]))
+    for split, way in (("low_high:2", "direct"), ("grey_colour", "decode")):
+        assert latent_way(hybrid(split), three) == way
+    with pytest.raises(UsageError, match="have no colours"):
+        check_fit(hybrid("grey_colour", latent="direct"), three)
     with pytest.raises(UsageError, match="-z is no negative"):
         check_fit(anagram("identity", "negate", latent="direct"), known)
     with pytest.raises(UsageError, match="draws pixels"):
@@ -45,7 +51,7 @@ def test_latents_are_viewed_directly_where_that_nearly_commutes(folders) -> None
         ("classes", anagram("identity", "patch_permute:99"), "patch_permute"),
         ("classes", hybrid("grey_colour"), "3 channels, not of 1"),
         ("sd9", anagram("identity", "flip"), "picture to start from"),
-        ("sd", hybrid("grey_colour", latent="direct"), "not of 4"),
+        ("sd", hybrid("grey_colour", latent="direct"), "have no colours"),
     ],
 )
 def test_what_does_not_fit_is_said_by_the_configuration_alone(

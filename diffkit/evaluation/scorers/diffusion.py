@@ -20,8 +20,9 @@ from torch import Tensor
 
 from diffkit.engine.levels import network_level, x0_of
 from diffkit.engine.samplers import is_flow
-from diffkit.errors import UsageError, did_you_mean
+from diffkit.errors import UsageError
 from diffkit.evaluation.scorers.base import CHUNK, SCORERS
+from diffkit.models.classes import class_label
 from diffkit.models.vocabulary import unknown_words, words_of
 from diffkit.pictures.tensors import in_channels
 from diffkit.types import Cond, Model, ModelInfo
@@ -187,11 +188,9 @@ def check_judge(info: ModelInfo, prompts: Sequence[str] = ()) -> None:
             )
         return
     for prompt in prompts:
-        if prompt not in info.classes and not (prompt.isdecimal() and int(prompt) < len(info.classes)):
-            raise UsageError(
-                f"scorer model: {prompt!r} is not one of the {len(info.classes)} classes of {info.id}",
-                did_you_mean(prompt, info.classes),
-            )
+        if not prompt:
+            raise UsageError("scorer model: an empty class is nothing that a picture can show", other)
+        class_label(prompt, info)
 
 
 def alternatives(judge: Model, prompts: Sequence[str]) -> list[str]:
