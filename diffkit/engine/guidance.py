@@ -1,23 +1,20 @@
-"""Functions from one denoiser to another: guidance, gradients, views (anagrams), parts (hybrids), smaller calls.
+"""Functions from one denoiser to another: guidance, views (anagrams), parts (hybrids), smaller calls.
 
-They work on the batch axis, so that nested wrappers end in one network call per step; none of them holds state.
+They work on the batch axis, so that nested wrappers end in one network call per step; none of them holds state. The
+gradient of a loss, which needs a call of its own and a backward pass, is in `gradients.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from diffkit.engine.levels import network_level, out_of, x0_of
-from diffkit.engine.settings import check_interval, within
+from diffkit.engine.settings import check_interval, check_shares, within
 from diffkit.errors import UsageError
 from diffkit.types import Cond, Denoiser, Filter, Prediction, View
-
-if TYPE_CHECKING:
-    from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 
 def cfg(
@@ -57,58 +54,20 @@ def cfg(
         batch = x.shape[0]
         if scale == 1.0 or not (always or within(start, stop, float(t.max()), levels)):
             return net(x, t, cond)
-        if scale == 0.0:
+        if scale == 0.0:  # the condition's share is nothing, and what it lacks (an image) is still needed
             return net(x, t, stacked([(cond, uncond)], batch))
-        # Both predictions in one call: the batch twice, first without and then with the condition.
+        # Both predictions in one call: the batch twice, first without and then with the condition. A negative prompt
+        # stands in the place of "without": the picture is then led away from it.
         both = stacked([(cond, uncond), (cond, cond)], batch)
         pred = net(x.repeat(2, *[1] * (x.ndim - 1)), t if t.ndim == 0 else t.repeat(2), both)
         without, with_cond = pred.out.chunk(2)
+        # A learned variance says how sure the network is of a step, not where it leads: nothing to go further along.
         var = None if pred.var is None else pred.var[batch:]
         weight = scale if isinstance(scale, float | int) else fit(torch.tensor(scale).reshape(-1, 1, 1, 1), batch).to(x)
         # The difference points to where the condition makes x likelier: by Bayes it is, up to a factor, the gradient of
         # log p(cond | x). Weight 1 follows the model; a larger one goes on in the same direction (eq. 6). The line is
         # the same for every kind of prediction, since each is affine in the score.
         return Prediction(without + weight * (with_cond - without), var)
-
-    return guided
-
-
-def gradient(
-    net: Denoiser,
-    loss: Callable[[Tensor], Tensor],
-    scale: float,
-    scheduler: SchedulerMixin,
-    *,
-    decode: Callable[[Tensor], Tensor] | None = None,
-    through: bool = True,
-) -> Denoiser:
-    """Guide a denoiser by the gradient of a loss on the clean estimate: score' = score - scale * grad_x loss(x0(x)).
-
-    Args:
-        net: The denoiser to guide.
-        loss: From images (B, C, H, W) to one number per image, (B,); lower is better.
-        scale: Weight of the gradient.
-        scheduler: Says how x0 follows from the output.
-        decode: From x0 to images, for latent models.
-        through: Differentiate through the network; without, only through the last formula, which costs no backward
-            pass and guides more coarsely.
-
-    Source: Dhariwal & Nichol, arXiv:2105.05233, algorithm 2; on x0: Chung et al., arXiv:2209.14687, eq. 16.
-    """
-
-    def guided(x: Tensor, t: Tensor, cond: Cond) -> Prediction:
-        signal, noise = network_level(scheduler, t)
-        if float(torch.as_tensor(signal).min()) < 1e-3:  # x holds nothing of the image yet, and 1 / signal explodes
-            return net(x, t, cond)
-        with torch.enable_grad():
-            x_in = x.detach().requires_grad_()
-            pred = net(x_in if through else x.detach(), t, cond)
-            clean = x0_of(pred.out, x_in, t, scheduler)
-            (slope,) = torch.autograd.grad(loss(decode(clean) if decode else clean).sum(), x_in)
-        # Guidance by a loss is written for the score, and Tweedie's formula, x0 = (x + noise^2 * score) / signal, tells
-        # what a change of the score is for x0. From x0 the output follows, whatever the network predicts.
-        clean = clean.detach() - scale * noise**2 / signal * slope
-        return Prediction(out_of(clean, x, t, scheduler), pred.var.detach() if pred.var is not None else None)
 
     return guided
 
@@ -148,22 +107,15 @@ def multiview(
     share = check_shares(weights, len(views), reduce)
 
     def viewed(x: Tensor, t: Tensor, cond: Cond) -> Prediction:
-        chosen = list(zip(views, conds, strict=True))
+        chosen, own = list(views), list(conds)
         if reduce == "alternate":
             assert timesteps is not None
             # The step follows from t and the grid. A counter would be state, and wrong on a path that turns back.
-            chosen = [chosen[place_of(timesteps, t) % len(views)]]
-        batch, count = x.shape[0], len(chosen)
-        each = stacked([(turn_cond(cond, view), own) for view, own in chosen], batch)
-        # Each view is a rotation of the space of pictures, so a turned x is still signal * picture + noise * N(0, I),
-        # which the network knows; and predictions that are turned back are all about the same x and can be averaged.
-        pred = net(torch.cat([view.apply(x) for view, _ in chosen]), tile(t, count), each)
-        back = [view.invert(part) for (view, _), part in zip(chosen, pred.out.chunk(count), strict=True)]
-        if pred.var is None:
-            return Prediction(_mean(back, share))
-        # A variance has no sign: a view that negates colours turns the prediction, and leaves this as it is.
-        spread = [view.invert_var(part) for (view, _), part in zip(chosen, pred.var.chunk(count), strict=True)]
-        return Prediction(_mean(back, share), _mean(spread, share))
+            place = place_of(timesteps, t) % len(views)
+            chosen, own = [views[place]], [conds[place]]
+        back, spread = _ask_each(net, x, t, cond, own, chosen)
+        # All of them are now about the same x: equation 2 is their mean.
+        return Prediction(_mean(back, share), _mean(spread, share) if spread else None)
 
     return viewed
 
@@ -205,16 +157,7 @@ def mix(
         raise UsageError(f"{len(views)} views for {len(conds)} parts", "Give one view per prompt.")
 
     def mixed(x: Tensor, t: Tensor, cond: Cond) -> Prediction:
-        batch, count = x.shape[0], len(conds)
-        # Views x guidance x samples: all of them are rows of one batch, and one network call answers for all.
-        seen = [x] * count if views is None else [view.apply(x) for view in views]
-        own = [cond] * count if views is None else [turn_cond(cond, view) for view in views]
-        each = stacked(list(zip(own, conds, strict=True)), batch)
-        pred = net(torch.cat(seen), tile(t, count), each)
-        back, spread = list(pred.out.chunk(count)), [] if pred.var is None else list(pred.var.chunk(count))
-        if views is not None:
-            back = [view.invert(part) for view, part in zip(views, back, strict=True)]
-            spread = [view.invert_var(part) for view, part in zip(views, spread, strict=False)]
+        back, spread = _ask_each(net, x, t, cond, conds, views)
         # The parts sum to the identity and a step is linear in the prediction: part k of the picture follows from
         # part k of the predictions alone, and is drawn for its own prompt.
         start = torch.zeros_like(x) if known is None else split.part(known(x, t), fixed)
@@ -224,35 +167,34 @@ def mix(
     return mixed
 
 
+def _ask_each(
+    net: Denoiser, x: Tensor, t: Tensor, cond: Cond, conds: Sequence[Cond], views: Sequence[View] | None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Predict x under each condition, as its view shows it; return the predictions turned back, and the variances."""
+    count = len(conds)
+    seen = [x] * count if views is None else [view.apply(x) for view in views]
+    own = [cond] * count if views is None else [turn_cond(cond, view) for view in views]
+    # Views x guidance x samples: all of them are rows of one batch, and one network call answers for all. Each view is
+    # a rotation of the space of pictures, so a turned x is still signal * picture + noise * N(0, I), which the network
+    # was trained on.
+    each = stacked(list(zip(own, conds, strict=True)), x.shape[0])
+    pred = net(torch.cat(seen), tile(t, count), each)
+    back, spread = list(pred.out.chunk(count)), [] if pred.var is None else list(pred.var.chunk(count))
+    if views is not None:
+        back = [view.invert(part) for view, part in zip(views, back, strict=True)]
+        # A variance has no sign: a view that negates colours turns the prediction, and leaves this as it is.
+        spread = [view.invert_var(part) for view, part in zip(views, spread, strict=False)]
+    return back, spread
+
+
 def turn_cond(cond: Cond, view: View) -> Cond:
     """Return a condition with its picture (`channels`) as a view shows it."""
     # A prompt reads the same from every side; an image that the network is given beside x has to turn with it.
     return Cond({k: view.apply(v) if k == "channels" else v for k, v in cond.tensors.items()})
 
 
-def check_shares(weights: Sequence[float] | None, count: int, reduce: str) -> list[float] | None:
-    """Return weights of views scaled to the sum 1; None where all count the same.
-
-    Raises:
-        UsageError: An unknown reduction, not one weight per view, or weights of no sense.
-    """
-    if reduce not in ("mean", "alternate"):
-        raise UsageError(f"`reduce` {reduce!r} is not one of mean, alternate")
-    if weights is None:
-        return None
-    text = ", ".join(f"{w:g}" for w in weights)
-    if len(weights) != count:
-        raise UsageError(f"`weights` needs one value per view, got {len(weights)} ({text}) for {count}")
-    if reduce == "alternate":
-        raise UsageError(f"`weights` {text}: views that take turns have no weights", "Leave it out, or `reduce` mean.")
-    total = float(sum(weights))
-    if not all(0.0 <= w < float("inf") for w in weights) or not 0.0 < total < float("inf"):
-        raise UsageError(f"`weights` {text}: weights are finite, none is negative, and one is above 0")
-    # Equal weights take the plain mean, whose rounding is that of no weights at all.
-    return None if len(set(weights)) == 1 else [w / total for w in weights]
-
-
 def _mean(parts: Sequence[Tensor], share: Sequence[float] | None = None) -> Tensor:
+    # With shares that sum to 1 it stays a mean: the noise in the prediction keeps its scale, as the solver expects.
     if len(parts) == 1:
         return parts[0]
     if share is None:
@@ -262,6 +204,7 @@ def _mean(parts: Sequence[Tensor], share: Sequence[float] | None = None) -> Tens
 
 def place_of(timesteps: Sequence[float] | Tensor, t: Tensor) -> int:
     """Index of the (one) timestep that a batch stands at."""
+    # The nearest, since some solvers' timesteps are no whole numbers and are rounded on their way through a tensor.
     grid = torch.as_tensor(timesteps, dtype=torch.float64).cpu()
     return int((grid - float(t.reshape(-1)[0])).abs().argmin())
 
@@ -290,11 +233,14 @@ def chunked(net: Denoiser, *limits: int | None) -> Denoiser:
     if limit is None:
         return net
 
+    # Innermost, because the wrappers around it make the rows: 4 pictures of an anagram with 2 views under guidance are
+    # 16 of them.
     def split(x: Tensor, t: Tensor, cond: Cond) -> Prediction:
         batch = x.shape[0]
         if batch <= limit:
             return net(x, t, cond)
-        # No network mixes rows, so the parts say what the whole would, up to the order in which sums are rounded.
+        # No network mixes rows (normalization is per picture), so the parts say what the whole would, up to the order
+        # in which sums are rounded.
         cond = cond.expand(batch)
         parts = [
             net(x[k : k + limit], t if t.ndim == 0 else t[k : k + limit], cond.rows(k, k + limit))

@@ -109,6 +109,28 @@ def is_guided(settings: Settings, timestep: float, levels: int) -> bool:
     return within(*settings.interval, timestep, levels)
 
 
+def check_shares(weights: Sequence[float] | None, count: int, reduce: str) -> list[float] | None:
+    """Return weights of views scaled to the sum 1; None where all count the same.
+
+    Raises:
+        UsageError: An unknown reduction, not one weight per view, or weights of no sense.
+    """
+    if reduce not in ("mean", "alternate"):
+        raise UsageError(f"`reduce` {reduce!r} is not one of mean, alternate")
+    if weights is None:
+        return None
+    text = ", ".join(f"{w:g}" for w in weights)
+    if len(weights) != count:
+        raise UsageError(f"`weights` needs one value per view, got {len(weights)} ({text}) for {count}")
+    if reduce == "alternate":
+        raise UsageError(f"`weights` {text}: views that take turns have no weights", "Leave it out, or `reduce` mean.")
+    total = float(sum(weights))
+    if not all(0.0 <= w < float("inf") for w in weights) or not 0.0 < total < float("inf"):
+        raise UsageError(f"`weights` {text}: weights are finite, none is negative, and one is above 0")
+    # Equal weights take the plain mean, whose rounding is that of no weights at all.
+    return None if len(set(weights)) == 1 else [w / total for w in weights]
+
+
 def seeds_from(first: int, count: int) -> list[int]:
     """Return `count` seeds from the first on.
 

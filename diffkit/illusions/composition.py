@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from diffkit.engine.guidance import check_shares
+from diffkit.engine.settings import check_shares
 from diffkit.errors import UsageError
 from diffkit.illusions.filters import Split, parse_filter
 from diffkit.illusions.views import parse_view

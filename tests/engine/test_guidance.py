@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffkit.engine.guidance import cfg, chunked, gradient, mix, multiview, smallest_limit
+from diffkit.engine.gradients import gradient
+from diffkit.engine.guidance import cfg, chunked, mix, multiview, smallest_limit
 from diffkit.engine.levels import network_level, out_of, x0_of
 from diffkit.engine.samplers import make_sampler
 from diffkit.engine.sampling import denoise
