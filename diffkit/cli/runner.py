@@ -176,7 +176,7 @@ def _finite(value: Any) -> Any:
 # Fields whose option has another name than theirs, and arguments.
 _FLAGS = {
     "label": "--class", "classes": "--class", "weights": "--weight", "views": "--view", "prompts": "--prompt",
-    "image": "IMAGE", "mask": "MASK", "n": "-n",
+    "image": "IMAGE", "mask": "MASK", "n": "-n", "methods": "--method",
 }  # fmt: skip
 
 

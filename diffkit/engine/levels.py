@@ -8,6 +8,7 @@ lie on the straight line (signal + noise = 1). The loop is in `sampling.py`.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -123,3 +124,49 @@ def unstep(x: Tensor, below: tuple[float, float], above: tuple[float, float], no
     # missing to the variance above is drawn afresh.
     ratio = above[0] / below[0]
     return ratio * x + max(above[1] ** 2 - (ratio * below[1]) ** 2, 0.0) ** 0.5 * noise
+
+
+def flow_time(scheduler: SchedulerMixin, t: Tensor | float) -> float:
+    """Return where a timestep lies on the straight way of flows, from 0 (noise) to 1 (picture).
+
+    A sample signal * x0 + noise * eps, divided by signal + noise, is (1 - s) eps + s x0 with s = signal / (signal +
+    noise): what a flow would hold at that time. In these coordinates a step of DDIM without noise is one of Euler's.
+    """
+    signal, noise = level(scheduler, t)
+    return signal / (signal + noise)
+
+
+def timestep_at(scheduler: SchedulerMixin, time: float) -> int:
+    """Return the timestep whose flow time is nearest, of 0..T-1 (of a flow 1..T).
+
+    Args:
+        scheduler: A model's own, with a level for every integer.
+        time: From 0 (noise) to 1 (picture).
+    """
+    flow = is_flow(scheduler)
+    levels = int(scheduler.config.num_train_timesteps)
+    low, high = (1, levels) if flow else (0, levels - 1)
+    while low < high:  # flow time falls with the timestep
+        middle = (low + high) // 2
+        if flow_time(scheduler, middle) > time:
+            low = middle + 1
+        else:
+            high = middle
+    below = max(low - 1, 1 if flow else 0)
+    return min((below, low), key=lambda t: abs(flow_time(scheduler, t) - time))
+
+
+def flow_grid(scheduler: SchedulerMixin, t: int, step: float) -> list[int]:
+    """Return timesteps from t down that are equally far apart in flow time; the last step may be shorter.
+
+    Args:
+        scheduler: A model's own.
+        t: Where to begin.
+        step: In flow time, above 0.
+    """
+    begin, found = flow_time(scheduler, t), [t]
+    for number in range(1, math.ceil(round((1.0 - begin) / step, 2))):
+        stop = timestep_at(scheduler, begin + number * step)
+        if stop < found[-1]:
+            found.append(stop)
+    return found

@@ -87,5 +87,14 @@ def output_from(kind: str, x0: Tensor, x: Tensor, signal: Number, noise: Number)
     raise _unknown(kind)
 
 
+def velocity_from(kind: str, out: Tensor, x: Tensor, signal: Number, noise: Number) -> Tensor:
+    """Return the velocity x0 - eps that an output stands for, whatever the network was trained to predict.
+
+    The courses count time from noise to picture, and so is this one; the `flow` that diffusers trains has the other
+    sign. Source: arXiv:2209.03003, eq. 1.
+    """
+    return clean_from(kind, out, x, signal, noise) - noise_from(kind, out, x, signal, noise)
+
+
 def _unknown(kind: str) -> UsageError:
     return UsageError(f"unknown prediction_type {kind!r}", f"Known are {', '.join(KINDS)}.")

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from diffkit.errors import UsageError
+from diffkit.errors import UsageError, did_you_mean
 from diffkit.jobs.base import DEEPFLOYD
 from diffkit.jobs.batch import Batch, Drawing, Drawn
-from diffkit.jobs.fields import WITH_COMMAS, numbers, opt, whole_numbers
+from diffkit.jobs.fields import WITH_COMMAS, decimals, numbers, opt, whole_numbers
 from diffkit.jobs.images import OneImage
 from diffkit.jobs.shared import Eta, Many, OnePrompt
 
 if TYPE_CHECKING:
+    import torch
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
     from PIL import Image
     from torch import Tensor
 
-    from diffkit.engine.settings import Settings
-    from diffkit.types import Model, ModelInfo
+    from diffkit.types import Cond, Denoiser, Model, ModelInfo, Step
+
+_SIGMAS = "0,0.2,0.4,0.5,0.6,0.8,1"
+METHODS = ("blur", "one_step", "iterative")
 
 # Widths of the blur, in pixels of a 64-pixel picture; the one that serves a picture best is taken.
 _WIDTHS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
@@ -40,11 +45,33 @@ class Denoise(OneImage, OnePrompt, Many, Eta, name="denoise", hub=DEEPFLOYD):
         description="Levels to start from, with commas; a quarter, a half and three quarters of all when left out.",
     )
     stride: int = Field(30, ge=1, description="Timesteps from one step to the next; any number.")
+    flow_step: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="In place of `stride`: the same share of flow time, 0 noise to 1 picture, in every step.",
+    )
+    methods: Annotated[tuple[str, ...], opt("method")] = Field(
+        METHODS, description="What is shown: blur, one_step, iterative; may be repeated."
+    )
+    every: int | None = Field(None, ge=1, description="Also show the state before every N-th step.")
+    sigma: Annotated[str | None, WITH_COMMAS, decimals("0,0.2,0.5")] = Field(
+        None, description="Of one-step denoisers: deviations of the noise on pixels from 0 to 1, with commas."
+    )
+
+    def check_fields(self) -> None:
+        """Refuse methods that there are not."""
+        super().check_fields()
+        for name in self.methods:
+            if name not in METHODS:
+                raise UsageError(f"`methods` {name!r} is unknown", did_you_mean(name, METHODS))
 
     def defaults(self, info: ModelInfo) -> dict[str, Any]:
         """Add the levels, and the sampler that algorithm 2 is."""
         from diffkit.engine.samplers import is_flow
 
+        if info.one_step:
+            return {**super().defaults(info), "sigma": _SIGMAS}
         quarters = ",".join(str(info.timesteps * k // 4) for k in (1, 2, 3))
         name = "flow_euler" if is_flow(info.scheduler) else None if self.eta else "ddpm"
         return {**super().defaults(info), "timesteps": quarters, "scheduler": name}
@@ -62,54 +89,149 @@ class Denoise(OneImage, OnePrompt, Many, Eta, name="denoise", hub=DEEPFLOYD):
     def check(self, info: ModelInfo) -> None:
         """Refuse levels that the model does not have."""
         super().check(info)
-        check_levels(info.scheduler, self.levels())
+        if not info.one_step:
+            if self.sigma is not None:
+                raise UsageError("`sigma` belongs to one-step denoisers", "Give `timesteps`.")
+            check_levels(info.scheduler, self.levels())
+            return
+        if self.timesteps is not None or self.flow_step is not None or self.every is not None:
+            raise UsageError(
+                "this model is a one-step denoiser: it has no timesteps",
+                "Give `sigma`, and leave `timesteps`, `flow_step`, `every` out.",
+            )
 
     def sampling_timesteps(self, info: ModelInfo) -> list[float]:
         """Return each level, and the grid of the steps from there."""
-        grids = [_grid(info.scheduler, self.settings, t, self.stride)[1] for t in self.levels()]
-        return [s for t, grid in zip(self.levels(), grids, strict=True) for s in (t, *grid)]
+        if info.one_step:
+            return [0.0] * len(self.sigmas())
+        found: list[float] = []
+        for t in self.levels():
+            found += [t] if "one_step" in self.methods else []
+            found += self.grid(info.scheduler, t)[1] if "iterative" in self.methods else []
+        return found
+
+    def sigmas(self) -> list[float]:
+        """Return the deviations of the noise for a one-step denoiser."""
+        return [float(part) for part in (self.sigma or _SIGMAS).split(",")]
+
+    def grid(self, base: SchedulerMixin, t: int) -> tuple[SchedulerMixin, list[int]]:
+        """Return the scheduler from level t down, and its timesteps."""
+        from diffkit.engine.levels import flow_grid
+        from diffkit.engine.samplers import is_flow, make_sampler
+        from diffkit.engine.sampling import set_grid
+
+        flow = is_flow(base)
+        scheduler = make_sampler(self.settings.scheduler or ("flow_euler" if flow else "ddpm"), base)
+        if self.flow_step is None:
+            stops = list(range(t, -1 + flow, -self.stride)) or [max(t, 1)]
+        else:
+            stops = flow_grid(base, t, self.flow_step)
+        set_grid(scheduler, None, stops)
+        return scheduler, stops
 
     def draw(self, model: Model, batch: Batch) -> Drawing:
         """Draw one table per seed; the PSNR is their mean."""
-        import torch
-
-        from diffkit.engine.levels import level, x0_of
-        from diffkit.engine.sampling import denoise, fresh_noise
-        from diffkit.jobs.sampling import take
+        from diffkit.engine.levels import level
+        from diffkit.engine.sampling import fresh_noise
         from diffkit.models.conditioning import conditioned
         from diffkit.pictures.quality import psnr
 
-        def seen(x: Tensor) -> Tensor:
-            with torch.no_grad():
-                return model.codec.decode(x).float().cpu()
-
-        random, image, count = batch.generators, self.tensor(model), len(batch.seeds)
-        net, cond = conditioned(model, batch.labels, batch.settings)
+        image, count = self.tensor(model), len(batch.seeds)
+        work = _Work(model, *conditioned(model, batch.labels, batch.settings), batch)
         x0 = model.codec.encode(image).expand(count, -1, -1, -1)
-        noise, clean = fresh_noise(x0, random), image.cpu()
-        scores: dict[str, dict[str, float]] = {"blur": {}, "one_step": {}, "iterative": {}}
+        noise, clean = fresh_noise(x0, work.random), image.cpu()
+        if model.info.one_step:
+            levels = [(f"sigma={sigma:g}", f"{sigma:g}", 0, 1.0, 2 * sigma) for sigma in self.sigmas()]
+        else:
+            levels = [(f"t={t}", str(t), t, *level(model.scheduler, t)) for t in self.levels()]
+        scores: dict[str, dict[str, float]] = {name: {} for name in self.shown(model.info)}
         rows: list[list[tuple[str, Tensor]]] = [[] for _ in batch.seeds]
-        for t in self.levels():
-            signal, share = level(model.scheduler, t)
+        for label, key, t, signal, share in levels:
             noisy = signal * x0 + share * noise
+            found, between = yield from self.cleaned(work, t, noisy, (x0, noise, clean))
+            _add(rows, [(label, work.seen(noisy)), *between], found, clean)
+            for name, pictures in found.items():
+                scores[name][key] = sum(psnr(p[None], clean) for p in pictures) / count
+        width = None if self.every is not None else 1 + len(scores)
+        return Drawn([_table(row, width) for row in rows], scores={"psnr": scores})
+
+    def shown(self, info: ModelInfo) -> list[str]:
+        """Return the methods that are shown; a one-step denoiser knows no steps."""
+        return [name for name in METHODS if name in self.methods and not (info.one_step and name == "iterative")]
+
+    def cleaned(
+        self, work: _Work, t: int, noisy: Tensor, parts: tuple[Tensor, Tensor, Tensor]
+    ) -> Generator[Step, None, tuple[dict[str, Tensor], list[tuple[str, Tensor]]]]:
+        """Denoise by every method: the pictures by method, and the states on the way of many steps."""
+        import torch
+
+        from diffkit.engine.levels import level, x0_of
+        from diffkit.engine.sampling import denoise
+        from diffkit.jobs.sampling import take
+
+        model, (x0, noise, clean) = work.model, parts
+        found: dict[str, Tensor] = {}
+        between: list[tuple[str, Tensor]] = []
+        if "blur" in self.methods:
+            signal = 1.0 if model.info.one_step else level(model.scheduler, t)[0]
+            found["blur"] = best_blur(work.seen(noisy / max(signal, 1e-3)), clean)
+        if "one_step" in self.methods:
             with torch.no_grad():
-                out = net(noisy, torch.tensor(t), cond).out
-            found = {
-                "blur": best_blur(seen(noisy / max(signal, 1e-3)), clean),
-                "one_step": seen(x0_of(out, noisy, torch.tensor(t), model.scheduler)),
-            }
-            scheduler, _ = _grid(model.scheduler, batch.settings, t, self.stride)
+                out = work.net(noisy, torch.tensor(t), work.cond).out
+            found["one_step"] = work.seen(
+                out if model.info.one_step else x0_of(out, noisy, torch.tensor(t), model.scheduler)
+            )
+        if "iterative" in self.shown(model.info):
+            scheduler, stops = self.grid(model.scheduler, t)
             signal, share = level(scheduler, scheduler.timesteps[0])
             x = signal * x0 + share * noise
-            x = yield from take(denoise(net, x, scheduler, cond, generators=random, eta=batch.settings.eta))
-            found["iterative"] = seen(x)
-            shown = seen(noisy)
-            for k, row in enumerate(rows):
-                row.append((f"t={t}", shown[k]))
-                row += [(f"{n.replace('_', ' ')} {psnr(p[k : k + 1], clean):.1f} dB", p[k]) for n, p in found.items()]
-            for name, pictures in found.items():
-                scores[name][str(t)] = sum(psnr(p[None], clean) for p in pictures) / count
-        return Drawn([_table(row) for row in rows], scores={"psnr": scores})
+            eta = work.batch.settings.eta
+            steps = denoise(work.net, x, scheduler, work.cond, generators=work.random, eta=eta)
+            found["iterative"] = work.seen((yield from take(self._watched(steps, stops, work, between))))
+        return found, between
+
+    def _watched(
+        self, steps: Iterator[Step], stops: Sequence[int], work: _Work, between: list[tuple[str, Tensor]]
+    ) -> Iterator[Step]:
+        """Pass steps on, and keep the sample before every `every`-th one."""
+        for step in steps:
+            number = step.index + 1
+            if self.every is not None and number % self.every == 0 and number < len(stops):
+                between.append((f"t={stops[number]}", work.seen(step.x)))
+            yield step
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What all levels of a batch share: the guided network, its condition, the noise to come."""
+
+    model: Model
+    net: Denoiser
+    cond: Cond
+    batch: Batch
+
+    @cached_property
+    def random(self) -> list[torch.Generator]:
+        """One generator per picture, which goes on from level to level."""
+        return self.batch.generators
+
+    def seen(self, x: Tensor) -> Tensor:
+        """Return pictures of samples, (B, C, H, W) in [-1, 1] on the CPU."""
+        import torch
+
+        with torch.no_grad():
+            return self.model.codec.decode(x).float().cpu()
+
+
+def _add(
+    rows: list[list[tuple[str, Tensor]]], first: list[tuple[str, Tensor]], found: dict[str, Tensor], clean: Tensor
+) -> None:
+    """Put one level's pictures on the tables, each with its PSNR."""
+    from diffkit.pictures.quality import psnr
+
+    for k, row in enumerate(rows):
+        row += [(name, pictures[k]) for name, pictures in first]
+        row += [(f"{n.replace('_', ' ')} {psnr(p[k : k + 1], clean):.1f} dB", p[k]) for n, p in found.items()]
 
 
 def check_levels(scheduler: SchedulerMixin, timesteps: Sequence[int]) -> None:
@@ -126,25 +248,14 @@ def check_levels(scheduler: SchedulerMixin, timesteps: Sequence[int]) -> None:
         raise UsageError(f"`timesteps` {shown}: give some of 0..{last}", f"For example {last // 4},{last // 2}.")
 
 
-def _grid(base: SchedulerMixin, settings: Settings, t: int, stride: int) -> tuple[SchedulerMixin, list[int]]:
-    """The scheduler from level t down, and its timesteps."""
-    from diffkit.engine.samplers import is_flow, make_sampler
-    from diffkit.engine.sampling import set_grid
-
-    flow = is_flow(base)
-    scheduler = make_sampler(settings.scheduler or ("flow_euler" if flow else "ddpm"), base)
-    stops = list(range(t, -1 + flow, -stride)) or [max(t, 1)]
-    set_grid(scheduler, None, stops)
-    return scheduler, stops
-
-
-def _table(row: list[tuple[str, Tensor]]) -> Image.Image:
+def _table(row: list[tuple[str, Tensor]], width: int | None) -> Image.Image:
     import torch
 
     from diffkit.pictures.grids import grid
     from diffkit.pictures.tensors import from_tensor
 
-    return grid(from_tensor(torch.stack([p for _, p in row])), 4, labels=[name for name, _ in row], min_cell=144)
+    pictures, labels = from_tensor(torch.stack([p for _, p in row])), [name for name, _ in row]
+    return grid(pictures, width, labels=labels, min_cell=144)
 
 
 def gaussian_blur(x: Tensor, sigma: float) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +117,21 @@ def whole_numbers(example: str) -> AfterValidator:
     def check(value: str | None, info: ValidationInfo) -> str | None:
         if value is not None:
             numbers(value, str(info.field_name), example)
+        return value
+
+    return AfterValidator(check)
+
+
+def decimals(example: str) -> AfterValidator:
+    """Let a text of finite numbers, 0 or more, with commas pass, or None; `example` is shown with others."""
+
+    def check(value: str | None, info: ValidationInfo) -> str | None:
+        try:
+            good = value is None or all(0.0 <= float(part) < math.inf for part in value.split(","))
+        except ValueError:
+            good = False
+        if not good:
+            raise ValueError(f"`{info.field_name}` is {value!r}; give numbers, 0 or more, with commas, {example}")
         return value
 
     return AfterValidator(check)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from diffkit.errors import UsageError
 from diffkit.jobs.base import Job, arg
-from diffkit.jobs.fields import WITH_COMMAS, ImageFile, numbers, opt, whole_numbers
+from diffkit.jobs.fields import WITH_COMMAS, ImageFile, decimals, numbers, opt, whole_numbers
 from diffkit.jobs.images import opened
 from diffkit.jobs.shared import MOST_PICTURES
 
@@ -33,6 +35,13 @@ class Noise(Job, name="noise"):
     timesteps: Annotated[str | None, opt("timesteps", "t"), WITH_COMMAS, whole_numbers("250,500,750")] = Field(
         None, description="Levels to show, with commas."
     )
+    times: Annotated[str | None, WITH_COMMAS, decimals("0.25,0.5,0.75")] = Field(
+        None, description="In place of timesteps, those of a flow, 0 noise to 1 picture: (1 - t) noise + t picture."
+    )
+    sigma: Annotated[str | None, WITH_COMMAS, decimals("0,0.5,1")] = Field(
+        None, description="In place of timesteps, noise of these deviations added to pixels from 0 to 1."
+    )
+    uniform: bool = Field(False, description="Noise spread evenly over black to white, in place of normal noise.")
     schedule: str = Field("linear", description="Noise schedule, where no model is given: linear, cosine, ...")
     size: int = Field(64, ge=8, le=1024, description="Side of each picture.")
     model: Annotated[str | None, opt("model", "m")] = Field(
@@ -44,6 +53,13 @@ class Noise(Job, name="noise"):
 
     def check_fields(self) -> None:
         """Open the image, so that a broken one is said first."""
+        ways = [name for name in ("timesteps", "times", "sigma") if getattr(self, name) is not None]
+        if len(ways) > 1:
+            raise UsageError(f"`{ways[0]}` and `{ways[1]}` both say how much noise", "Give one of them.")
+        if ways and ways[0] != "timesteps" and self.model is not None:
+            raise UsageError(f"`{ways[0]}` does not depend on a `model`", "Leave one of them out.")
+        if self.times is not None and max(map(float, self.times.split(","))) > 1.0:
+            raise UsageError(f"`times` {self.times}: 0 is noise, 1 the picture", "For example 0.25,0.5,0.75.")
         opened(self.image)
 
     def scheduler(self) -> tuple[SchedulerMixin, str]:
@@ -59,19 +75,13 @@ class Noise(Job, name="noise"):
 
     def execute(self, options: Run, again: Again) -> Result:
         """Write one strip per seed."""
-        from diffkit.engine.levels import level
         from diffkit.engine.settings import seeds_from
-        from diffkit.jobs.denoise import check_levels
         from diffkit.jobs.output import Result
         from diffkit.pictures.files import Destination, file_digest
         from diffkit.pictures.metadata import versions, write_png
 
         began = time.perf_counter()
-        scheduler, name = self.scheduler()
-        last = int(scheduler.config.num_train_timesteps) - 1
-        levels = [last * k // 5 for k in range(6)] if self.timesteps is None else numbers(self.timesteps, "", "")
-        check_levels(scheduler, levels)
-        signal = {str(t): level(scheduler, t)[0] for t in levels}
+        name, levels = self.amounts()
         if self.image is None:
             LOG.info("no `image`: a heart drawn in code is used")
         seeds = seeds_from(self.seed, self.num)
@@ -83,23 +93,38 @@ class Noise(Job, name="noise"):
         }  # fmt: skip
         pictures = []
         for k, seed in enumerate(seeds, again.index or 0):
-            pictures.append(self.strip(scheduler, levels, seed))
+            pictures.append(self.strip(levels, seed))
             pictures[-1].info["diffkit"] = own = {**recipe, "seed": seed, "index": k}
             if to is not None:
                 write_png(to.path(seed), pictures[-1], own)
         paths = [str(to.path(seed)) for seed in seeds] if to is not None else []
         payload = {
-            "images": paths, "schedule": name, "seeds": seeds, "timesteps": levels, "unet_calls": 0, "signal": signal,
+            "images": paths, "schedule": name, "seeds": seeds, "timesteps": [one.t for one in levels], "unet_calls": 0,
+            "signal": {str(one.t): one.signal for one in levels}, "noise": {str(one.t): one.noise for one in levels},
             "seconds": {"total": round(time.perf_counter() - began, 3)},
         }  # fmt: skip
-        lines = [f"t={t}: signal {signal[str(t)]:.3f}" for t in levels]
+        lines = [f"{one.label}: signal {one.signal:.3f}" for one in levels]
         return Result(payload, lines + [f"picture  {path}" for path in paths], pictures)
 
-    def strip(self, scheduler: SchedulerMixin, levels: list[int], seed: int) -> Image.Image:
+    def amounts(self) -> tuple[str, list[Amount]]:
+        """Return what the levels are called, and how much signal and noise each has."""
+        from diffkit.engine.levels import level
+        from diffkit.jobs.denoise import check_levels
+
+        if self.times is not None:
+            return "flow", [Amount("t", t, t, 1.0 - t) for t in map(float, self.times.split(","))]
+        if self.sigma is not None:  # pixels go from -1 to 1
+            return "sigma", [Amount("sigma", sigma, 1.0, 2 * sigma) for sigma in map(float, self.sigma.split(","))]
+        scheduler, name = self.scheduler()
+        last = int(scheduler.config.num_train_timesteps) - 1
+        levels = [last * k // 5 for k in range(6)] if self.timesteps is None else numbers(self.timesteps, "", "")
+        check_levels(scheduler, levels)
+        return name, [Amount("t", t, *level(scheduler, t)) for t in levels]
+
+    def strip(self, levels: list[Amount], seed: int) -> Image.Image:
         """Draw the image at every level, with the same noise."""
         import torch
 
-        from diffkit.engine.levels import level
         from diffkit.engine.sampling import fresh_noise, generators
         from diffkit.pictures.examples import example_image
         from diffkit.pictures.grids import grid
@@ -109,7 +134,25 @@ class Noise(Job, name="noise"):
         picture = opened(self.image)
         picture = example_image(3, self.size) if picture is None else picture
         image = to_tensor(cut_square(picture, self.size))
-        noise = fresh_noise(image, generators([seed]))
-        amounts = [level(scheduler, t) for t in levels]
-        shown = torch.cat([signal * image + share * noise for signal, share in amounts])
-        return grid(from_tensor(shown), len(levels), labels=[f"t={t}" for t in levels])
+        random = generators([seed])
+        if self.uniform:
+            noise = torch.rand(image.shape, generator=random[0]) * 2 - 1
+        else:
+            noise = fresh_noise(image, random)
+        shown = torch.cat([one.signal * image + one.noise * noise for one in levels])
+        return grid(from_tensor(shown), len(levels), labels=[one.label for one in levels])
+
+
+@dataclass(frozen=True)
+class Amount:
+    """One level: what counts it (t or sigma), its number, its shares of picture and noise."""
+
+    name: str
+    t: float
+    signal: float
+    noise: float
+
+    @property
+    def label(self) -> str:
+        """What stands above its picture."""
+        return f"{self.name}={self.t:g}"

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("diffkit.jobs")
 T = TypeVar("T")
+Models = dict[tuple[str, str | None, LoadOptions], "Model"]
 
 
 def run(
@@ -38,6 +39,7 @@ def run(
     *,
     watch: Watch | None = None,
     again: Again | None = None,
+    models: Models | None = None,
 ) -> Result:
     """Do a job.
 
@@ -47,6 +49,8 @@ def run(
         options: Where it runs, and what is written.
         watch: A listener; see `Watch`.
         again: What alone is to be drawn, for a replay.
+        models: Models that earlier jobs have loaded, and that later ones shall find; each is loaded by the first job
+            that asks for it. One job alone needs none.
 
     Returns:
         The pictures with their metadata, and what was written; of a dry run what it would take.
@@ -72,7 +76,7 @@ def run(
     rank, world, device, barrier = _processes(options.device)
     rows = [_rows_again(job, known, again) if again.company else job.rows(known) for job in jobs]
     to = Destination.of(options.out, cls.name, sum(map(len, rows))) if options.files else None  # fails early
-    model = _load(prepared, options, device, watch)
+    model = _load(prepared, options, device, watch, {} if models is None else models)
     film = None
     if options.gif and rank == 0:
         from diffkit.pictures.film import Film
@@ -209,7 +213,7 @@ def _unguided(job: PictureJob, known: ModelInfo, timesteps: Sequence[float]) -> 
     return [line] if line else []
 
 
-def _load(prepared: Prepared, options: Run, device: str, watch: Watch) -> Model:
+def _load(prepared: Prepared, options: Run, device: str, watch: Watch, models: Models) -> Model:
     """Load the model; prompts are encoded at once, and the text encoder is gone before the network comes."""
     job, known = prepared.jobs[0], prepared.info
     if prepared.strange:
@@ -219,17 +223,21 @@ def _load(prepared: Prepared, options: Run, device: str, watch: Watch) -> Model:
         )  # fmt: skip
     from diffkit.models.devices import pick_device, pick_dtype
 
-    place = pick_device(device)
-    watch.loading(known)
-    model = load_opened(prepared.repo, known, LoadOptions(
-        device=place, dtype=None if job.dtype == "auto" else pick_dtype(job.dtype), variant=job.variant,
+    how = LoadOptions(
+        device=pick_device(device), dtype=None if job.dtype == "auto" else pick_dtype(job.dtype), variant=job.variant,
         allow_pickle=options.allow_pickle, compile=job.compile, memory=job.memory, raw=bool(getattr(job, "raw", False)),
         safety="off" if job.no_safety_checker else "auto",
-    ))  # fmt: skip
+    )  # fmt: skip
+    key = (known.id, known.revision, how)
+    fresh = key not in models
+    if fresh:
+        watch.loading(known)
+        models[key] = load_opened(prepared.repo, known, how)
     if known.text:
-        model.encode(sorted({*prepared.words, ""}))
-    watch.loaded(model)
-    return model
+        models[key].encode(sorted({*prepared.words, ""}))
+    if fresh:
+        watch.loaded(models[key])
+    return models[key]
 
 
 def _processes(device: str) -> tuple[int, int, str, Any]:
