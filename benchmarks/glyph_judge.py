@@ -31,8 +31,9 @@ from torch import Tensor, nn
 from diffkit.data import open_dataset
 from diffkit.data.glyphs.dataset import GlyphSource
 from diffkit.data.glyphs.wording import ANY_GLYPH, ANY_SHAPE, GLYPHS, INKS, LETTERS, SHAPES, Subject, parse
+from diffkit.models.devices import keep_memory
 from diffkit.recipes.schema import DatasetSpec
-from diffkit.training.fast import emulated, keep_memory
+from diffkit.training.fast import emulated
 
 NONE = "-"
 # Each head's classes; the last is "there is none". `ink` is the glyph's colour, `ground` the shape's.

@@ -80,7 +80,7 @@ def bare(job: dict[str, Any]) -> None:
     from diffusers import DDPMScheduler, UNet2DModel
 
     if job["tuned"]:  # diffkit's allocator and attention, to see what its loop itself costs
-        from diffkit.training.fast import keep_memory
+        from diffkit.models.devices import keep_memory
 
         keep_memory()
     torch.manual_seed(0)

@@ -1,16 +1,18 @@
-"""The nouns of diffkit: what a denoiser takes and gives, and what a model says of itself.
+"""The nouns of diffkit: what a denoiser takes and gives, what a model is asked, and the maps of pictures.
 
 Everything is a `Denoiser`, `(x, t, cond) -> Prediction`; guidance, anagrams and hybrids are functions from one denoiser
-to another that work on the batch axis. A model is a denoiser with a `ModelInfo`: what the rest of the house has to know
-of it, read from its configuration alone. This module holds no behaviour beyond the batch axis of `Cond`, and importing
-it imports no torch, so that what is known of a model can be asked before torch is there.
+to another that work on the batch axis. A model is a denoiser with a `ModelInfo` (`model_info.py`). This module holds no
+behaviour beyond the batch axis of `Cond`, and importing it imports no torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from diffkit.model_info import ModelInfo as ModelInfo
+from diffkit.model_info import Network as Network
 
 if TYPE_CHECKING:
     import torch
@@ -105,96 +107,9 @@ class Codec(Protocol):
 
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3 or 1, H, W) in [-1, 1] -> x0 (B, C, h, w)."""
-        ...
 
     def decode(self, x0: Tensor) -> Tensor:
         """x0 (B, C, h, w) -> (B, 3 or 1, H, W) in [-1, 1]."""
-        ...
-
-
-@dataclass(frozen=True)
-class Network:
-    """A model's network, as its repository has it.
-
-    Attributes:
-        folder: Its sub-folder, "" where it lies at the root.
-        kind: Its class in diffusers, such as UNet2DModel.
-        config: Its configuration.
-    """
-
-    folder: str
-    kind: str
-    config: Mapping[str, Any] = field(default_factory=dict, repr=False)
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What a model is, from its configuration alone: sizes, colours, conditioning, and the defaults that suit it.
-
-    Attributes:
-        id: Hub id or folder, as it was given.
-        revision: The commit, or None for a folder.
-        family: Name of the family's file in `diffkit.models`.
-        pipeline: Class name in model_index.json, or of the bare network.
-        channels: Channels of its pictures, 1 or 3.
-        size: (height, width) of its pictures, pixels.
-        sample: (C, h, w) of what the network denoises: pixels, padded where need be, or latents.
-        network: The network and where it lies.
-        scheduler: The scheduler it was trained with; read it, and never set its timesteps.
-        conditioning: What it is told: "none", a "class", or a "text".
-        classes: Names of the classes in label order, no two alike.
-        synonyms: Further names of classes, and their labels.
-        text_encoder: Kind of its text encoder, "clip" or "t5"; "" where it takes no prompts.
-        null: Whether it knows the empty condition, which guidance needs.
-        guidance: Classifier-free guidance scale that suits it: 0 unconditional, 1 conditional, above 1 guided.
-        illusion_guidance: The scale that suits several prompts in one picture.
-        source: What it draws from: "noise", an image with a "mask" (inpainting), or a "small" image (upscaling).
-        latent: Whether it works on latents of a VAE rather than on pixels.
-        one_step: It denoises in one call and has no timesteps.
-        noise_level: Of a model that draws from a small image: the noise on that image that suits it, in timesteps.
-        input_multiple: Of the same: what the sides of the small image are multiples of; 0 where its size is fixed.
-        record: What diffkit wrote of a model that it trained (`diffkit.json`); empty for others.
-        vocabulary: Tokens of a model of captions that diffkit trained; None where nothing is known.
-    """
-
-    id: str
-    revision: str | None
-    family: str
-    pipeline: str
-    channels: int
-    size: tuple[int, int]
-    sample: tuple[int, int, int]
-    network: Network
-    scheduler: SchedulerMixin = field(repr=False)
-    conditioning: Literal["none", "class", "text"] = "none"
-    classes: tuple[str, ...] = field(default=(), repr=False)
-    synonyms: Mapping[str, int] = field(default_factory=dict, repr=False)
-    text_encoder: str = ""
-    null: bool = False
-    guidance: float = 1.0
-    illusion_guidance: float = 1.0
-    source: Literal["noise", "mask", "small"] = "noise"
-    latent: bool = False
-    one_step: bool = False
-    noise_level: int = 0
-    input_multiple: int = 0
-    record: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    vocabulary: tuple[str, ...] | None = field(default=None, repr=False)
-
-    @property
-    def timesteps(self) -> int:
-        """T, the number of levels of its noise schedule."""
-        return int(self.scheduler.config.num_train_timesteps)
-
-    @property
-    def factor(self) -> int:
-        """Pixels per latent on each side; 1 for models of pixels."""
-        return max(1, self.size[0] // self.sample[1]) if self.latent else 1
-
-    @property
-    def text(self) -> bool:
-        """Whether it takes prompts."""
-        return self.conditioning == "text"
 
 
 class Model(Denoiser, Protocol):
@@ -203,53 +118,42 @@ class Model(Denoiser, Protocol):
     @property
     def info(self) -> ModelInfo:
         """What it is."""
-        ...
 
     @property
     def scheduler(self) -> SchedulerMixin:
         """The scheduler that pictures are drawn with unless another one is asked for."""
-        ...
 
     @property
     def codec(self) -> Codec:
         """The way between its samples and pictures."""
-        ...
 
     @property
     def device(self) -> torch.device:
         """Where it runs."""
-        ...
 
     @property
     def row_limit(self) -> int | None:
         """Most rows in one network call that its memory plan allows; None for no limit."""
-        ...
 
     @property
     def parameters(self) -> int:
         """Number of the network's parameters."""
-        ...
 
     @property
     def encode_seconds(self) -> float:
         """Time spent on encoding prompts so far."""
-        ...
 
     def noise(self, generators: Sequence[torch.Generator]) -> Tensor:
         """Draw N(0, I), (len(generators), C, h, w) fp32 on its device, one sample per generator."""
-        ...
 
     def encode(self, prompts: Sequence[str | None]) -> Cond:
         """One condition per prompt (or class name), batch size len(prompts); None or "" is the empty one."""
-        ...
 
     def uncond(self, batch: int) -> Cond:
         """The empty condition for `batch` rows, what guidance needs."""
-        ...
 
     def screen(self, images: Tensor) -> tuple[Tensor, list[bool]]:
         """Let a safety checker judge (B, 3, H, W) in [-1, 1]: those flagged turned black, and which they are."""
-        ...
 
     def at(self, height: int, width: int) -> Model:
         """This model for samples of another size, sharing all weights.
@@ -257,7 +161,6 @@ class Model(Denoiser, Protocol):
         Raises:
             UsageError: Its size is fixed.
         """
-        ...
 
     def image_cond(
         self, images: Tensor, generators: Sequence[torch.Generator], *, mask: Tensor | None = None, noise_level: int = 0
@@ -273,7 +176,6 @@ class Model(Denoiser, Protocol):
         Raises:
             UsageError: It draws from noise alone, or the level is out of range.
         """
-        ...
 
 
 class View(Protocol):
@@ -286,49 +188,39 @@ class View(Protocol):
     @property
     def name(self) -> str:
         """Its name in the registry; "identity" is the picture as it is."""
-        ...
 
     @property
     def spatial(self) -> bool:
         """Whether it only moves pixels: then it may act on latents, and a learned variance moves with them."""
-        ...
 
     @property
     def latent(self) -> str:
         """Whether latents of a convolutional VAE may be viewed in place of the picture: "close", else "decode"."""
-        ...
 
     @property
     def square(self) -> bool:
         """Whether it acts on squares only."""
-        ...
 
     def __hash__(self) -> int: ...
 
     def check(self, size: int) -> None:
         """Refuse, with a `UsageError`, a side that it cannot act on."""
-        ...
 
     def apply(self, x: Tensor) -> Tensor:
         """Look at (B, C, H, W) in this way."""
-        ...
 
     def invert(self, x: Tensor) -> Tensor:
         """Undo `apply`."""
-        ...
 
     def invert_var(self, v: Tensor) -> Tensor:
         """Undo `apply` for a learned variance: as `invert`, but a change of sign leaves it alone."""
-        ...
 
     @property
     def spec(self) -> str:
         """How the view is written on the command line and in a picture's metadata, with its seed: `jigsaw:4,0`."""
-        ...
 
     def frame(self, image: Image.Image, progress: float) -> Image.Image:
         """Draw the way from the picture itself (progress 0) to the picture seen through the view (1)."""
-        ...
 
 
 class Filter(Protocol):
@@ -340,35 +232,27 @@ class Filter(Protocol):
     @property
     def spec(self) -> str:
         """How the filter is written on the command line and in a picture's metadata: `low_high:2`."""
-        ...
 
     @property
     def part_names(self) -> tuple[str, ...]:
         """What its parts are called, in their order."""
-        ...
 
     @property
     def apart(self) -> str:
         """How its parts are told apart: by "distance", by "fading", or "never"."""
-        ...
 
     def check(self, channels: int, height: int | None = None, width: int | None = None) -> None:
         """Refuse, with a `UsageError`, colours or a size that it cannot split; squares where no width is given."""
-        ...
 
     def about(self, channels: int, height: int, width: int | None = None) -> list[str]:
         """Say what is to be known of its parts at a size: those that are nearly empty."""
-        ...
 
     def leaving(self, x: Tensor, progress: float) -> Tensor:
         """Draw the way from (B, C, H, W) (progress 0) to its first part (1)."""
-        ...
 
     @property
     def parts(self) -> int:
         """Number of parts."""
-        ...
 
     def part(self, x: Tensor, k: int) -> Tensor:
         """Return part k of (B, C, H, W), of the same shape; the sum over all k is x."""
-        ...

@@ -175,14 +175,29 @@ def _finite(value: Any) -> Any:
 
 # Fields whose option has another name than theirs, and arguments.
 _FLAGS = {
+    "output.dir": "--out", "dataset.name": "--dataset", "dataset.resolution": "--resolution",
+    "dataset.channels": "--channels",
     "label": "--class", "classes": "--class", "weights": "--weight", "views": "--view", "prompts": "--prompt",
     "image": "IMAGE", "mask": "MASK", "n": "-n", "methods": "--method",
 }  # fmt: skip
 
 
 def flags(text: str) -> str:
-    """Name options as the command line does: below it, messages name arguments in backquotes, `max_batch`."""
-    return re.sub(r"`([a-z][a-z0-9_]*)`", lambda m: _FLAGS.get(m[1]) or "--" + m[1].replace("_", "-"), text)
+    """Name options as the command line does: below it, messages name arguments in backquotes, `max_batch`.
+
+    A recipe's field is named with its section and may have a value, `dataset.on_error=skip`.
+    """
+
+    def option(match: re.Match[str]) -> str:
+        field, value = match["field"], match["value"]
+        flag = _FLAGS.get(field) or ("" if value else "--" + field.rpartition(".")[2].replace("_", "-"))
+        if not flag:
+            return f"--set {field}={value}"
+        return f"{flag} {value}" if value else flag
+
+    sections = r"(?:dataset|model|noise|training|output)\."
+    text = re.sub(rf"`(?P<field>{sections}[a-z_]+)=(?P<value>[^`]+)`", option, text)
+    return re.sub(rf"`(?P<field>(?:{sections})?[a-z][a-z0-9_]*)(?P<value>)`", option, text)
 
 
 def redact(text: str) -> str:

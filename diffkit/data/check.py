@@ -148,7 +148,7 @@ def _add(report: Report, groups: dict[str, list[str]], source: Source, index: in
 
 def _training(spec: DatasetSpec, source: Source, report: Report) -> dict[str, Any]:
     if report.broken and spec.on_error == "error":
-        advice = "Remove them, or --on-error skip (dataset.on_error)."
+        advice = "Remove them, or set dataset.on_error to skip."
         return {"error": f"stops at the first of {len(report.broken)} broken images. {advice}"}
     try:
         dataset = Dataset(spec, source)
@@ -157,7 +157,7 @@ def _training(spec: DatasetSpec, source: Source, report: Report) -> dict[str, An
     readable = report.images - len(report.broken)
     held = max(1, round(spec.validation * readable)) if spec.validation else 0
     if report.colour and dataset.channels == 1 and spec.channels is None:
-        LOG.warning("%d images have colour, but none of the sample that decides: give --channels 3", report.colour)
+        LOG.warning("%d images have colour, but none of the sample that decides: `dataset.channels=3`", report.colour)
     return {
         "images": readable - held,
         "validation": held,

@@ -110,7 +110,7 @@ def _image(kinds: Mapping[str, str], what: str) -> str:
     if name is None:
         raise DataError(
             f"no image column in {what}; its columns: {_list(kinds)}",
-            "Name the column: --set dataset.image_column=NAME.",
+            "Name the column: `dataset.image_column=NAME`.",
         )
     if len(images) > 1:
         LOG.info("%s has several image columns (%s); %r is used", what, ", ".join(images), name)
@@ -126,6 +126,13 @@ def _label(kinds: Mapping[str, str]) -> str | None:
 def feature_kinds(features: Mapping[str, Any]) -> dict[str, str]:
     """Describe the features of a `datasets` table for `find_columns`."""
     return {name: _kind(feature) for name, feature in features.items()}
+
+
+def names_of(feature: Any) -> list[str] | None:
+    """Return the names that a ClassLabel feature of `datasets` gives to its integers; None for any other."""
+    from datasets import ClassLabel
+
+    return list(feature.names) if isinstance(feature, ClassLabel) else None
 
 
 def value_kinds(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
@@ -215,7 +222,7 @@ def encode_classes(
         if named:
             raise DataError(
                 f"{text}, and a class cannot be left out",
-                "Fill the column, choose another split or column, or --set dataset.class_column=none.",
+                "Fill the column, choose another split or column, or give `dataset.class_column=none`.",
             )
         LOG.info("%s; classes are not used", text)
         return None, None

@@ -36,7 +36,6 @@ class Row(Protocol):
 
     def open(self, spec: DatasetSpec) -> Source | Examples:
         """Return a `Source`, or an `Examples` stream."""
-        ...
 
 
 DATASETS: Registry[Row] = Registry("dataset")
@@ -48,7 +47,6 @@ class Digits:
     """1,797 handwritten digits, 8x8 grey with labels, that scikit-learn carries (Alpaydin and Kaynak, UCI)."""
 
     def open(self, spec: DatasetSpec) -> Source:
-        """See `Row`."""
         values, labels = _digits()
         pixels = np.rint(values * (255.0 / 16.0)).astype(np.uint8)  # the values are 0..16
         found = find_columns(
@@ -81,7 +79,6 @@ class _OnHub:
     id: str
 
     def open(self, spec: DatasetSpec) -> Source | Examples:
-        """See `Row`."""
         return _open_hub(spec.model_copy(update={"name": self.id}))
 
 
@@ -161,6 +158,11 @@ class Dataset:
             )
         return 1
 
+    def captions(self) -> list[str]:
+        """Return the captions of all images of a finite set, in order; "" for an image without."""
+        assert self.source is not None
+        return [self.source.caption(k) for k in range(self.length or 0)]
+
     def fingerprint(self, *, captions: bool, classes: bool) -> dict[str, str]:
         """Return texts that are others where the data is another; see `fingerprint.changes`.
 
@@ -178,7 +180,7 @@ class Dataset:
         assert self.length is not None
         parts = {"count": str(self.length), "images": self.source.fingerprint(self.length)}
         if captions and self.has_captions:
-            parts["captions"] = fingerprint.of_texts(self.source.caption(k) for k in range(self.length))
+            parts["captions"] = fingerprint.of_texts(self.captions())
         if classes and self.class_names is not None and self.source.labels is not None:
             numbers = self.source.labels[: self.length].tobytes()
             parts["classes"] = fingerprint.of_blobs([numbers, *(name.encode() for name in self.class_names)])

@@ -21,7 +21,7 @@ from PIL import Image
 
 from diffkit.data import fingerprint, metadata
 from diffkit.data.columns import encode_classes, find_columns, first_text, say_uncaptioned, value_kinds
-from diffkit.data.sources import SPLITS, Labels
+from diffkit.data.sources import SPLITS, Labels, Source
 from diffkit.errors import DataError
 from diffkit.pictures.images import EXTENSIONS, MAX_BYTES, open_image
 from diffkit.recipes.schema import DatasetSpec
@@ -45,7 +45,7 @@ class _Listing:
     others: list[str] = field(default_factory=list)
 
 
-class FolderSource:
+class FolderSource(Source):
     """A folder of images, read in natural order of their relative paths (img2 before img10).
 
     Sub-folders are classes, by the first level on which there are several; as a column they are called `label`.
@@ -89,25 +89,21 @@ class FolderSource:
             what=what,
             hint="" if tables else _WHERE_FROM,
         )
-        self.labels: Labels | None = None
-        self.class_names: list[str] | None = None
         if names is not None and (spec.class_column is None or (own and found.label == LABEL)):
             self.labels, self.class_names = labels, names
         elif found.label:
             values = [row.get(found.label) for row in rows]
             named = spec.class_column is not None
             self.labels, self.class_names = encode_classes(values, None, found.label, named=named, what=what)
-        self._captions: list[str] | None = None
         if own and found.caption == LABEL:
-            self._captions = [_top(path) or "" for path in self._paths]
+            self.captions = [_top(path) or "" for path in self._paths]
         elif found.caption:
-            self._captions = [first_text(row.get(found.caption)) for row in rows]
-        self.has_captions = self._captions is not None
+            self.captions = [first_text(row.get(found.caption)) for row in rows]
         unlisted = sum(not row for row in rows) if tables else 0
         if unlisted:
             LOG.info("%d of %d images are not in %s", unlisted, len(rows), what)
-        if self._captions is not None:
-            say_uncaptioned(self._captions.count(""), len(rows), str(self._root))
+        if self.captions is not None:
+            say_uncaptioned(self.captions.count(""), len(rows), str(self._root))
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -116,26 +112,18 @@ class FolderSource:
         return os.path.join(self._root, self._paths[index])
 
     def read(self, index: int, draft: int | None = None) -> Image.Image:
-        """See `Source`."""
         return open_image(self._path(index), self._background, draft=draft, notices=False)
 
     def blob(self, index: int) -> bytes:
-        """See `Source`."""
         path = Path(self._path(index))
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"{path}: {path.stat().st_size / 2**20:.0f} MiB is too large")
         return path.read_bytes()
 
     def where(self, index: int) -> str:
-        """See `Source`."""
         return self._path(index)
 
-    def caption(self, index: int) -> str:
-        """See `Source`."""
-        return self._captions[index] if self._captions else ""
-
     def fingerprint(self, length: int) -> str:
-        """See `Source`."""
         return fingerprint.of_files(self._root, self._paths[:length])
 
 
@@ -255,7 +243,7 @@ def _records(
     if missing and spec.on_error == "error":
         raise DataError(
             f"{missing[0]} ({len(missing)} in all)",
-            "File names are relative to the folder of the metadata file. Correct it, or --set dataset.on_error=skip.",
+            "File names are relative to the folder of the metadata file. Correct it, or give `dataset.on_error=skip`.",
         )
     if missing:
         LOG.warning("%d entries of metadata name files that are not there; left out", len(missing))

@@ -207,7 +207,8 @@ def _ask(spec: DatasetSpec) -> tuple[str, str | None]:
     except HFValidationError:
         raise DataError(f"dataset {spec.name!r} is no valid Hub id", "An id looks like owner/name.") from None
     except GatedRepoError:
-        hint = f"Accept its terms at its page on the Hub, run `hf auth login`, then `{_command(spec)}`."
+        command = download_command(spec.name, spec.revision)
+        hint = f"Accept its terms at its page on the Hub, run `hf auth login`, then `{command}`."
         raise ModelError(f"dataset {spec.name!r} is gated: your account has no access", hint) from None
     except RevisionNotFoundError:
         raise ModelError(
@@ -274,10 +275,10 @@ def _snapshot(spec: DatasetSpec) -> Path | None:
     return Path(folder)
 
 
-def _command(spec: DatasetSpec) -> str:
-    revision = f" --revision {spec.revision}" if spec.revision else ""
-    return f"hf download --repo-type dataset {spec.name}{revision}"
+def download_command(name: str, revision: str | None = None) -> str:
+    """Return the command of the Hub's own client that fills its cache with a dataset."""
+    return f"hf download --repo-type dataset {name}" + (f" --revision {revision}" if revision else "")
 
 
 def _download_hint(spec: DatasetSpec) -> str:
-    return f"Where there is a network, run `{_command(spec)}` first."
+    return f"Where there is a network, run `{download_command(spec.name, spec.revision)}` first."

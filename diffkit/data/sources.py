@@ -6,15 +6,25 @@ since the loader's worker processes hold copies of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from diffkit.data import fingerprint
-from diffkit.data.columns import Columns, encode_classes, feature_kinds, find_columns, first_text, say_uncaptioned
+from diffkit.data.columns import (
+    Columns,
+    encode_classes,
+    feature_kinds,
+    find_columns,
+    first_text,
+    names_of,
+    say_uncaptioned,
+)
 from diffkit.errors import DataError
 from diffkit.pictures.images import open_image
 from diffkit.recipes.schema import DatasetSpec
@@ -27,43 +37,51 @@ SPLITS = {
 }
 
 
-class Source(Protocol):
+class Source(ABC):
     """A finite list of images.
 
     Attributes:
         labels: (N,) classes 0..K-1, or None.
         class_names: K names, or None.
-        has_captions: Whether `caption` gives texts.
+        captions: N texts, or None; of sources that hold them all.
     """
 
-    labels: Labels | None
-    class_names: list[str] | None
-    has_captions: bool
+    labels: Labels | None = None
+    class_names: list[str] | None = None
+    captions: list[str] | None = None
 
+    @abstractmethod
     def __len__(self) -> int: ...
 
+    @abstractmethod
     def read(self, index: int, draft: int | None = None) -> Image.Image:
         """Return image `index` as `diffkit.pictures.images.open_image` does; raises its DataError."""
-        ...
 
-    def blob(self, index: int) -> bytes:
-        """Return the encoded bytes of image `index` (for `data check`)."""
-        ...
-
+    @abstractmethod
     def where(self, index: int) -> str:
         """Name image `index` for a person."""
-        ...
+
+    @abstractmethod
+    def fingerprint(self, length: int) -> str:
+        """Return a text that is another one where the first `length` images are others; see `fingerprint.py`."""
+
+    @property
+    def has_captions(self) -> bool:
+        """Whether `caption` gives texts."""
+        return self.captions is not None
 
     def caption(self, index: int) -> str:
         """Return the caption of image `index`; empty where there is none."""
-        ...
+        return self.captions[index] if self.captions else ""
 
-    def fingerprint(self, length: int) -> str:
-        """Return a text that is another one where the first `length` images are others; see `fingerprint.py`."""
-        ...
+    def blob(self, index: int) -> bytes:
+        """Return the encoded bytes of image `index` (for `data check`): a PNG where it is no file."""
+        buffer = BytesIO()
+        self.read(index).save(buffer, "PNG")
+        return buffer.getvalue()
 
 
-class ArraySource:
+class ArraySource(Source):
     """Images that are already in memory.
 
     Args:
@@ -83,39 +101,22 @@ class ArraySource:
         captions: list[str] | None = None,
     ) -> None:
         self._name, self._pixels = name, pixels
-        self.labels, self.class_names = labels, class_names
-        self._captions = captions
-        self.has_captions = captions is not None
+        self.labels, self.class_names, self.captions = labels, class_names, captions
 
     def __len__(self) -> int:
         return len(self._pixels)
 
     def read(self, index: int, draft: int | None = None) -> Image.Image:
-        """See `Source`."""
         return Image.fromarray(self._pixels[index])
 
-    def blob(self, index: int) -> bytes:
-        """See `Source`; a PNG of the array."""
-        from io import BytesIO
-
-        buffer = BytesIO()
-        self.read(index).save(buffer, "PNG")
-        return buffer.getvalue()
-
     def where(self, index: int) -> str:
-        """See `Source`."""
         return f"{self._name}[{index}]"
 
-    def caption(self, index: int) -> str:
-        """See `Source`."""
-        return self._captions[index] if self._captions else ""
-
     def fingerprint(self, length: int) -> str:
-        """See `Source`."""
         return fingerprint.of_blobs(self._pixels[k].tobytes() for k in range(length))
 
 
-class TableSource:
+class TableSource(Source):
     """Rows of a `datasets.Dataset`: an Image feature, or a column of encoded bytes.
 
     Raises:
@@ -135,10 +136,9 @@ class TableSource:
         self._images = table.select_columns([self.columns.image])
         self.labels, self.class_names = self._classes(table, spec)
         self._captions = table.select_columns([self.columns.caption]) if self.columns.caption else None
-        self.has_captions = self._captions is not None
-        self._caption_names: list[str] | None = None
+        self._caption_names: Sequence[str] | None = None
         if self.columns.caption is not None:
-            self._caption_names = getattr(table.features[self.columns.caption], "names", None)
+            self._caption_names = names_of(table.features[self.columns.caption])
             missing = _column(table, self.columns.caption).null_count
             say_uncaptioned(missing, len(table), f"{name}, column {self.columns.caption!r}")
 
@@ -146,33 +146,31 @@ class TableSource:
         column = self.columns.label
         if column is None:
             return None, None
-        names = getattr(table.features[column], "names", None)
-        values = _column(table, column).to_pylist()
+        values, names = _column(table, column).to_pylist(), names_of(table.features[column])
         return encode_classes(values, names, column, named=spec.class_column is not None, what=self._name)
+
+    @property
+    def has_captions(self) -> bool:
+        return self._captions is not None
 
     def __len__(self) -> int:
         return len(self._images)
 
     def blob(self, index: int) -> bytes:
-        """See `Source`."""
         return encoded_bytes(self._images[int(index)][self.columns.image], self.where(index))
 
     def read(self, index: int, draft: int | None = None) -> Image.Image:
-        """See `Source`."""
         return open_image(self.blob(index), self._background, name=self.where(index), draft=draft, notices=False)
 
     def where(self, index: int) -> str:
-        """See `Source`."""
         return f"{self._name}, row {index}"
 
     def caption(self, index: int) -> str:
-        """See `Source`."""
         if self._captions is None or self.columns.caption is None:
             return ""
         return first_text(self._captions[int(index)][self.columns.caption], self._caption_names)
 
     def fingerprint(self, length: int) -> str:
-        """See `Source`."""
         return fingerprint.of_blobs(self._evidence(length))
 
     def _evidence(self, length: int) -> Iterator[bytes]:
@@ -220,5 +218,5 @@ def encoded_bytes(value: Any, where: str) -> bytes:
 def broken(error: DataError, name: str) -> DataError:
     """The error that ends training at an unreadable image under the policy `error`."""
     return DataError(
-        error.message, f"Run `diffkit data check {name}` to list all broken files, or --set dataset.on_error=skip."
+        error.message, f"Run `diffkit data check {name}` to list all broken files, or give `dataset.on_error=skip`."
     )

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from diffkit.data import order
-from diffkit.data.columns import Columns, feature_kinds, find_columns, first_text
+from diffkit.data.columns import Columns, feature_kinds, find_columns, first_text, names_of
 from diffkit.data.decode import Pixels, augmentation, crop, prepare
 from diffkit.data.sources import broken, encoded_bytes
 from diffkit.errors import DataError
@@ -61,12 +61,12 @@ class Examples:
         kinds = feature_kinds(table.features)
         self.columns = self._columns(table, kinds, spec)
         self.class_names: list[str] | None = None
-        self._caption_names: list[str] | None = getattr(table.features.get(self.columns.caption), "names", None)
+        self._caption_names = names_of(table.features.get(self.columns.caption))
         if self.columns.label:
-            self.class_names = list(table.features[self.columns.label].names)
+            self.class_names = names_of(table.features[self.columns.label])
         self.has_captions = self.columns.caption is not None
         splits = table.info.splits or {}
-        known = getattr(splits.get(spec.split), "num_examples", None) or None
+        known = splits[spec.split].num_examples or None if spec.split in splits else None
         self.length: int | None = known if spec.limit is None else min(spec.limit, known or spec.limit)
         names = [name for name in (self.columns.image, self.columns.label, self.columns.caption) if name]
         if kinds[self.columns.image] == "image":
@@ -79,12 +79,12 @@ class Examples:
         found = find_columns(
             kinds, image=spec.image_column, label=spec.class_column, caption=spec.caption_column, what=spec.name
         )
-        if found.label is None or hasattr(table.features[found.label], "names"):
+        if found.label is None or names_of(table.features[found.label]):
             return found
         if spec.class_column is not None:
             raise DataError(
                 f"class_column {found.label!r} of {spec.name} does not name its classes; a stream cannot be counted",
-                "Read the dataset without streaming, or --set dataset.class_column=none.",
+                "Read the dataset without streaming, or give `dataset.class_column=none`.",
             )
         LOG.info("column %r of %s does not name its classes; classes are not used", found.label, spec.name)
         return Columns(found.image, None, found.caption)

@@ -41,6 +41,7 @@ def scheduler_for(base: SchedulerMixin, settings: Settings, **options: Any) -> S
     """
     name = settings.scheduler or default_sampler(base)
     scheduler = make_sampler(name, base, spacing=settings.spacing, **options)
+    # A model knows every integer level of 0..T-1, and a sampler is free in which of them it takes.
     levels = int(base.config.num_train_timesteps)
     steps = None if settings.timesteps else settings.steps or default_steps(name, levels)
     set_grid(scheduler, steps, settings.timesteps)
@@ -64,6 +65,8 @@ def set_grid(
         UsageError: A number of steps that the scheduler cannot spread, a grid that is not descending or out of range,
             or a scheduler that takes no custom grid.
     """
+    # "leading" counts up from 0, and ends the further below T the fewer the steps; "trailing" counts down from T, where
+    # sampling starts; "linspace" takes both ends.
     if scheduler.config.get("use_dynamic_shifting"):
         raise UsageError(
             f"{name_of(scheduler)} shifts its timesteps by the size of the picture (use_dynamic_shifting), "
@@ -114,7 +117,8 @@ def _set_custom(scheduler: SchedulerMixin, grid: list[int], levels: int) -> None
     if grid[0] > high or grid[-1] < low:
         raise UsageError(f"`timesteps` {grid}: this model's timesteps are {low}..{high}")
     if flow and takes_argument(scheduler.set_timesteps, "sigmas"):
-        # The scheduler shifts what it is given, sigma' = s sigma / (1 + (s - 1) sigma); this is the inverse.
+        # The scheduler shifts what it is given, sigma' = s sigma / (1 + (s - 1) sigma), towards more noise for larger
+        # pictures (arXiv:2403.03206, eq. 23); this is the inverse.
         shift = float(scheduler.config.get("shift", 1.0))
         wanted = [t / levels for t in grid]
         scheduler.set_timesteps(sigmas=[s / (shift - (shift - 1) * s) for s in wanted])

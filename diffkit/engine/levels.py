@@ -29,6 +29,7 @@ def level(scheduler: SchedulerMixin, t: Tensor | float) -> tuple[float, float]:
         scheduler: A diffusers scheduler; its grid must be set unless it has a level for every integer.
         t: One timestep.
     """
+    # On a straight line the level is how far along it one is.
     if is_flow(scheduler):
         share = float(t) / scheduler.config.num_train_timesteps
         return 1.0 - share, share

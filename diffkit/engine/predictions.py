@@ -33,6 +33,9 @@ def noised(x0: Tensor, eps: Tensor, signal: Number, noise: Number) -> Tensor:
 
 def target(kind: str, x0: Tensor, eps: Tensor, signal: Number, noise: Number) -> Tensor:
     """Return what the network shall answer to `noised(x0, eps, signal, noise)`."""
+    # Which one is asked decides where the network has to be exact: x0 = (x - noise * eps) / signal, so that an error in
+    # eps counts most for the picture where there is much noise. v is between: of x0 and eps it is the combination at a
+    # right angle to x, which x itself says nothing of, at every level.
     if kind == "epsilon":
         return eps
     if kind == "sample":

@@ -6,7 +6,9 @@ themselves is in `solvers.py`, the loop in `sampling.py`; noise schedules are in
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from functools import cache
 from inspect import signature
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,8 @@ from diffkit.errors import UsageError
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+LOG = logging.getLogger("diffkit.engine.samplers")
 
 
 def is_memoryless(scheduler: SchedulerMixin) -> bool:
@@ -52,6 +56,19 @@ def takes_argument(function: Callable[..., object], name: str) -> bool:
     return name in signature(function).parameters
 
 
+def spacing_notice(made: SchedulerMixin, base: SchedulerMixin) -> str:
+    """Say that a sampler spreads its timesteps otherwise than the model's own scheduler would; "" where it does not."""
+    own, models = (one.config.get("timestep_spacing") for one in (made, base))
+    if not own or not models or own == models:
+        return ""
+    return f"{name_of(made)} spreads its timesteps by {own}, its default; the model's own scheduler would by {models}"
+
+
+@cache
+def _say_once(notice: str) -> None:
+    LOG.info("%s (`spacing`)", notice)
+
+
 def default_sampler(base: SchedulerMixin) -> str:
     """Return the sampler used where none is named: DDIM, or Euler for flows."""
     return "flow_euler" if is_flow(base) else "ddim"
@@ -65,7 +82,8 @@ def make_sampler(
     Args:
         name: A row of `SAMPLERS`; None: DDIM, or Euler for flows.
         base: The model's scheduler; not changed.
-        spacing: leading, trailing or linspace; the model's own when left out.
+        spacing: leading, trailing or linspace. When left out, what the model's configuration says; where it says
+            nothing, the new class's own default (linspace for Euler and most solvers), as in diffusers.
         options: Further arguments of the diffusers class.
 
     Raises:
@@ -85,6 +103,7 @@ def make_sampler(
             f"`scheduler` {key} does not fit: this is a {kind} model", f"Choose one of: {', '.join(fits)}."
         )
     takes = frozenset(signature(cls.__init__).parameters)
+    # A flow's line is straight: every step along it is as hard as the others, and there is nothing to spread.
     if row.flow:
         if spacing is not None:
             raise UsageError("`spacing` has no meaning for a flow model, whose steps are equal", "Leave it out.")
@@ -97,10 +116,14 @@ def make_sampler(
         changes["timestep_spacing"] = spacing
     if changes.pop("static_clip", False):
         cls = type(f"Clipped{cls.__name__}", (StaticClip, cls), {})
-    return cls.from_config(base.config, **changes)
+    made = cls.from_config(base.config, **changes)
+    if spacing is None and (notice := spacing_notice(made, base)):
+        _say_once(notice)
+    return made
 
 
 def _check_arithmetic(key: str, row: Sampler, base: SchedulerMixin, spacing: str | None, takes: frozenset[str]) -> None:
+    # A solver turns the prediction into x0 or eps by a formula of its own for each kind, and some lack the one for x0.
     kind = base.config.get("prediction_type", "epsilon")
     if kind not in row.predicts:
         raise UsageError(
@@ -130,6 +153,7 @@ def zero_terminal_snr(base: SchedulerMixin) -> bool:
     """Say whether the last level of a diffusion scheduler holds no signal at all."""
     if is_flow(base):
         return False
+    # Then sampling starts from what training ended with, noise alone; else a rest of the image's brightness is missing.
     # Where the flag is set, some classes write 2^-24 in the place of the last 0.
     return bool(base.config.get("rescale_betas_zero_snr")) or float(base.alphas_cumprod[-1]) <= 1e-12
 
@@ -153,7 +177,8 @@ def _translated(base: SchedulerMixin, takes: frozenset[str], row: Sampler) -> di
         plain = type(base).from_config(config, rescale_betas_zero_snr=False)
         changes["trained_betas"] = plain.betas.tolist()
         changes["beta_schedule"] = "linear"
-    # A multistep solver cuts a learned variance off the output by itself; here the two never come packed.
+    # A multistep solver cuts a learned variance off the output by itself; here the two never come packed. It has no use
+    # for it: an ODE's step has no variance.
     if row.cls != "DDPMScheduler" and "variance_type" in takes:
         changes["variance_type"] = None
     if config.get("clip_sample") and "thresholding" in takes and "clip_sample" not in takes:

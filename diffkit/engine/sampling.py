@@ -54,6 +54,7 @@ def draw_noise(
     Returns:
         (len(generators), C, H, W) fp32.
     """
+    # Each picture has a generator of its own, so that its noise does not depend on how many are drawn with it.
     drawn = torch.cat([torch.randn(1, *shape, generator=g, device=g.device) for g in generators])
     return drawn if device is None else drawn.to(device)
 
@@ -68,6 +69,7 @@ def pure_noise(scheduler: SchedulerMixin, noise: Tensor) -> Tensor:
 
     That is 1 where the variance is kept, and the largest sigma where samples are x0 + sigma * eps.
     """
+    # At T the image's share of x is as good as nothing: noise of that level's variance can be drawn without an image.
     return noise if is_flow(scheduler) else noise * scheduler.init_noise_sigma
 
 
@@ -182,10 +184,12 @@ def denoise(
     unused = copy.copy(scheduler)  # has not taken a step yet
     for place, index in enumerate(path, start):
         t = grid[index]
-        # 1. What does the network say? Guidance, views and filters are inside of `net`.
+        # 1. What does the network say? Guidance, views and filters are inside of `net`. A scheduler that counts in
+        #    sigma holds x0 + sigma * eps, and gives it to the network divided by sqrt(1 + sigma^2).
         taken = x if is_flow(scheduler) else scheduler.scale_model_input(x, t)
         out = _packed(net(taken, t, cond), scheduler)
-        # 2. The scheduler goes from the level of t to that of the next timestep.
+        # 2. The scheduler goes from the level of t to that of the next timestep: it takes the x0 that the prediction
+        #    stands for, and as much noise as belongs there: that which the network saw, or fresh one.
         silent = stop_noise_after is not None and place - start >= stop_noise_after
         result = _step(scheduler, out, t, x, arguments, silent)
         x = result.prev_sample
@@ -205,6 +209,7 @@ def denoise(
 
 
 def _check_path(scheduler: SchedulerMixin, path: Sequence[int], generators: Sequence[torch.Generator] | None) -> None:
+    # To go back up is the forward process, and needs noise; a multistep solver would carry on as if it went down.
     if all(b == a + 1 for a, b in pairwise(path)):
         return
     if not is_memoryless(scheduler):
@@ -274,7 +279,9 @@ def _check_noise(scheduler: SchedulerMixin, eta: float, stop_noise_after: int | 
 
 def _packed(prediction: Prediction, scheduler: SchedulerMixin) -> Tensor:
     """What `step` takes: [out, var] only for a DDPM scheduler of learned variance, whatever other configs say."""
-    # Every other scheduler would take the second half for more channels of the picture.
+    # The network says between which bounds the variance of the step lies: v interpolates between the logarithms of the
+    # posterior's and of beta (arXiv:2102.09672, eq. 15). Every other scheduler would take that second half of the
+    # output for more channels of the picture.
     if not isinstance(scheduler, DDPMScheduler) or scheduler.variance_type not in _LEARNED:
         return prediction.out
     if prediction.var is None:

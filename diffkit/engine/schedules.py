@@ -23,7 +23,9 @@ LOG = logging.getLogger("diffkit.engine.schedules")
 
 PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow", "one_step", "linear_mix")
 
-_MAX_BETA = 0.999  # Nichol & Dhariwal cap beta here, so that the last steps stay finite
+# Nichol & Dhariwal cap beta here. At beta = 1 a single step would wipe out all signal, and the way back from it, which
+# divides by sqrt(1 - beta), would not exist.
+_MAX_BETA = 0.999
 
 
 class Schedule(Protocol):
@@ -33,7 +35,6 @@ class Schedule(Protocol):
 
     def config(self, timesteps: int) -> dict[str, Any]:
         """Return scheduler arguments (`beta_schedule` and its range, or `trained_betas`) for T = `timesteps`."""
-        ...
 
 
 SCHEDULES: Registry[Schedule] = Registry("noise schedule")
@@ -41,7 +42,8 @@ SCHEDULES: Registry[Schedule] = Registry("noise schedule")
 
 def _betas(abar: Callable[[int], float], timesteps: int) -> list[float]:
     """Betas whose cumulative products are abar(0), ..., abar(T-1); the level before the first is 1."""
-    # abar_t = (1 - beta_1) ... (1 - beta_t), so that one factor is abar_t / abar_{t-1}. diffusers wants the betas.
+    # abar_t = (1 - beta_1) ... (1 - beta_t), so that one factor is abar_t / abar_{t-1}. diffusers wants the betas. A
+    # beta below 0 would add signal, and rounding can ask for one where abar hardly falls.
     before, betas = 1.0, []
     for i in range(timesteps):
         now = abar(i)
@@ -64,6 +66,8 @@ class Linear:
     beta_end: float = 0.02
 
     def config(self, timesteps: int) -> dict[str, Any]:
+        # abar = prod(1 - beta) falls about like exp(-t^2), so far that in the last fifth of the steps there is hardly
+        # anything left to see: sampling may skip them (arXiv:2102.09672, section 3.2). Cosines spread the loss evenly.
         _range("linear", self.beta_start, self.beta_end)
         return {"beta_schedule": "linear", "beta_start": self.beta_start, "beta_end": self.beta_end}
 
@@ -77,6 +81,8 @@ class ScaledLinear:
     beta_end: float = 0.012
 
     def config(self, timesteps: int) -> dict[str, Any]:
+        # Betas are variances, and their roots the standard deviations of the noise that the steps add. Where these grow
+        # linearly, the first steps are gentler than in "linear".
         _range("scaled_linear", self.beta_start, self.beta_end)
         return {"beta_schedule": "scaled_linear", "beta_start": self.beta_start, "beta_end": self.beta_end}
 
@@ -87,6 +93,9 @@ class Cosine:
     """abar(t) = f(t)/f(0), f(t) = cos^2((t + 0.008)/1.008 * pi/2). Nichol & Dhariwal, arXiv:2102.09672, eq. 17."""
 
     def config(self, timesteps: int) -> dict[str, Any]:
+        # Signal variance cos^2 and noise variance sin^2 add to 1 by themselves. Both are flat at the ends and steep in
+        # the middle, so that no step destroys much more than its neighbours. By the offset of 0.008 the first noise is
+        # about a step of an 8-bit pixel, for less could not be predicted. diffusers makes the betas, capped as above.
         return {"beta_schedule": "squaredcos_cap_v2"}
 
 
@@ -108,7 +117,8 @@ class OffsetCosine:
                 f"noise schedule offset_cosine: signal rates {self.max_signal_rate}, {self.min_signal_rate}; "
                 "needed: 0 < min < max <= 1, the larger one first"
             )
-        # Signal and noise rate are cosine and sine of one angle; equal steps of it change both most evenly.
+        # Signal and noise rate are cosine and sine of one angle; equal steps of it change both most evenly. The signal
+        # that is left at the end keeps the last step finite without a cap.
         start, end = acos(self.max_signal_rate), acos(self.min_signal_rate)
         betas = _betas(lambda i: cos(start + (end - start) * i / (timesteps - 1)) ** 2, timesteps)
         return {"trained_betas": betas}
@@ -123,6 +133,7 @@ class Sigmoid:
     beta_end: float = 0.02
 
     def config(self, timesteps: int) -> dict[str, Any]:
+        # Hardly any noise in the first steps, then a rise in the middle, and the largest beta for the rest.
         _range("sigmoid", self.beta_start, self.beta_end)
         return {"beta_schedule": "sigmoid", "beta_start": self.beta_start, "beta_end": self.beta_end}
 
@@ -146,6 +157,9 @@ class SigmoidAbar:
                 f"noise schedule sigmoid_abar: start {self.start}, end {self.end}, tau {self.tau}; "
                 "needed: start < end and tau > 0"
             )
+        # Here the sigmoid is of abar itself and not of beta. A lower temperature makes it steeper: more levels near the
+        # clean end and near pure noise. Larger pictures want more noise at the same t, since their pixels repeat each
+        # other (arXiv:2301.10972, section 2).
         low, high = self._sigmoid(self.start), self._sigmoid(self.end)
 
         def abar(i: int) -> float:

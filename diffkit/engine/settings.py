@@ -12,12 +12,13 @@ from diffkit.errors import UsageError
 
 @dataclass(frozen=True)
 class Settings:
-    """How pictures are drawn; None means the model's default.
+    """How pictures are drawn; None means the default of the model, or of the sampler.
 
     Attributes:
         scheduler: A sampler's name; DDIM, or Euler for flows, when left out.
         steps: Sampling steps; the sampler's default when left out.
-        spacing: leading, trailing or linspace; the model's when left out.
+        spacing: leading, trailing or linspace; when left out what the model's configuration says, and where it says
+            nothing the sampler's own.
         eta: DDIM's share of fresh noise.
         timesteps: A custom grid in place of `steps`.
         stop_noise_after: Steps with fresh noise, before the rest go without.
@@ -47,19 +48,23 @@ def check_settings(settings: Settings) -> None:
     Raises:
         UsageError: Unknown scheduler, options that exclude each other or have no effect, or a broken grid.
     """
+    # What depends on the model (its timesteps, what it predicts, whether it can be guided) is checked where it is
+    # known.
     name = canonical(settings.scheduler) if settings.scheduler else None
     check_spacing(settings.spacing)
     for scale in settings.guidance if isinstance(settings.guidance, tuple) else (settings.guidance,):
         if scale is not None and not math.isfinite(scale):
             raise UsageError(f"`guidance` {scale:g} is no finite number", "Give 1 (no guidance) up to about 15.")
     check_interval(*settings.interval)
+    # A grid descends, from noise to picture: a step goes from one level to a lower one, and divides by the difference.
     if settings.timesteps is not None:
         if settings.steps is not None or settings.spacing is not None:
             raise UsageError("`timesteps` is the whole grid and excludes `steps` and `spacing`", "Give one of them.")
         grid = settings.timesteps
         if not grid or list(grid) != sorted(set(grid), reverse=True) or grid[-1] < 0:
             raise UsageError(f"`timesteps` {','.join(map(str, grid))}: give descending whole numbers, 999,750,...,0")
-    # Only DDIM leaves the amount of fresh noise open; every other sampler has its own, or none.
+    # Only DDIM leaves the amount of fresh noise open (eta, arXiv:2010.02502, eq. 16); every other sampler has its own,
+    # or none. Stopped half way, what was drawn at random so far is only refined from there on.
     if settings.eta and name not in (None, "ddim"):
         raise UsageError(f"`eta` belongs to ddim, and `scheduler` is {name}", "Leave `eta` out.")
     if settings.stop_noise_after is not None and name != "ddpm" and not settings.eta:
@@ -99,7 +104,9 @@ def check_interval(start: float, stop: float) -> None:
 
 def within(start: float, stop: float, timestep: float, levels: int) -> bool:
     """Say whether a step is guided: both ends count, and 0 and 1 hold whatever timesteps a sampler has."""
-    # Measured in timesteps and not in steps, so that the same part of the way is guided whatever the number of steps.
+    # Guidance helps in the middle of the way. Where there is nearly only noise it throws all samples to the same few
+    # pictures, and near the end it only costs (arXiv:2404.07724). The stretch is measured in timesteps and not in
+    # steps, so that the same part of the way is guided whatever the number of steps.
     place = min(max((levels - timestep) / levels, 0.0), 1.0)
     return start <= place <= stop
 
@@ -115,6 +122,8 @@ def check_shares(weights: Sequence[float] | None, count: int, reduce: str) -> li
     Raises:
         UsageError: An unknown reduction, not one weight per view, or weights of no sense.
     """
+    # "mean" pulls every step to all prompts at once; "alternate" gives each step to one of them, which costs one
+    # network row per picture and not one per view, and lets the prompts disagree from step to step.
     if reduce not in ("mean", "alternate"):
         raise UsageError(f"`reduce` {reduce!r} is not one of mean, alternate")
     if weights is None:
@@ -127,6 +136,7 @@ def check_shares(weights: Sequence[float] | None, count: int, reduce: str) -> li
     total = float(sum(weights))
     if not all(0.0 <= w < float("inf") for w in weights) or not 0.0 < total < float("inf"):
         raise UsageError(f"`weights` {text}: weights are finite, none is negative, and one is above 0")
+    # Only their ratio counts: with the sum 1 the result stays a mean of predictions, of the size that a step expects.
     # Equal weights take the plain mean, whose rounding is that of no weights at all.
     return None if len(set(weights)) == 1 else [w / total for w in weights]
 
@@ -137,6 +147,7 @@ def seeds_from(first: int, count: int) -> list[int]:
     Raises:
         UsageError: They do not end below 2^63.
     """
+    # Picture k has seed first + k, so that any one of a batch can be drawn again alone; torch's seeds have 63 bits.
     if not 0 <= first <= first + count - 1 < 2**63:
         raise UsageError(
             f"`seed` {first}: seeds lie in 0..2^63-1, and {count} of them do not fit from there on", "Give another one."
@@ -157,6 +168,8 @@ def without_effect(settings: Settings) -> str | None:
 
 def batch_settings(settings: Sequence[Settings]) -> Settings:
     """Return one batch's settings, made of its pictures': they differ in guidance and negative prompt only."""
+    # What differs has to act on single rows, as the weight and the empty condition of guidance do. Another number of
+    # steps or another sampler would be another loop.
     first = settings[0]
     if all(each == first for each in settings):
         return first

@@ -60,6 +60,7 @@ class GridDDIM(DDIMScheduler):
         spread = (1 - abar).clamp(min=1e-20)  # a schedule may begin without any noise, and two lines divide by this
         abar_after = self.alphas_cumprod[after] if after >= 0 else self.final_alpha_cumprod
         kind, signal, noise = self.config.prediction_type, abar**0.5, spread**0.5
+        # What is the picture, and what the noise, if the network is right? The two together are x again.
         x0 = clean_from(kind, model_output, sample, signal, noise)
         eps = noise_from(kind, model_output, sample, signal, noise)
         if self.config.thresholding:
@@ -96,6 +97,8 @@ def dynamic_threshold(x0: Tensor, ratio: float, largest: float) -> Tensor:
 
     Source: Imagen, arXiv:2205.11487, section 2.3.
     """
+    # Strong guidance drives pixels beyond [-1, 1], more in each step. A plain clip saturates them to flat patches;
+    # divided by a high quantile the picture keeps its contrasts, and only the largest values are cut.
     wide = x0 if x0.dtype in (torch.float32, torch.float64) else x0.float()  # quantiles need one of the two
     flat = wide.flatten(1)
     s = torch.quantile(flat.abs(), ratio, dim=1).clamp(min=1, max=largest).unsqueeze(1)
@@ -128,6 +131,7 @@ class GridDDPM(DDPMScheduler):
         variance: Tensor = super()._get_variance(t, predicted_variance, variance_type)
         if not self.quiet:
             return variance
+        # The step adds exp(log variance / 2) * noise, or sqrt(variance) * noise: the root of 0 in either form.
         log_of_variance = (variance_type or self.variance_type) == "learned_range"
         return torch.full_like(variance, -torch.inf if log_of_variance else 0.0)
 

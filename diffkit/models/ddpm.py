@@ -44,6 +44,8 @@ from diffkit.types import Cond, ModelInfo, Network, Prediction
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
+    from diffkit.models.text_network import TrainedNetwork
+
 LOG = logging.getLogger("diffkit.models")
 
 TEXT_ENCODER = ""
@@ -84,8 +86,7 @@ class DDPM(BaseModel):
     """The denoiser of a pixel model, with its scheduler, codec and class encoder (the `Model` protocol).
 
     Args:
-        network: A DDPMNetwork (or what has its attributes: text networks are previewed so), any device and type; it is
-            moved.
+        network: Of any device and type; it is moved. Training previews its text networks so, too.
         scheduler: The diffusers scheduler that it was trained with.
         meta: What it was trained to predict and on.
         info: What it is; made from the network, the scheduler and the meta when left out.
@@ -97,7 +98,7 @@ class DDPM(BaseModel):
 
     def __init__(
         self,
-        network: Any,
+        network: TrainedNetwork,
         scheduler: SchedulerMixin,
         meta: RunMeta,
         info: ModelInfo | None = None,
@@ -112,7 +113,7 @@ class DDPM(BaseModel):
         self.network = network.to(self.device, dtype).eval()
         set_attention(network.unet, attention, self.device)
         if self.device.type == "cuda":
-            network.to(memory_format=torch.channels_last)
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._called: Any = torch.compile(network) if compile else network
         self.info = info or _info_of(network, scheduler, meta)
         self._prediction = meta.prediction
@@ -250,7 +251,7 @@ def _guess(config: Mapping[str, Any], scheduler: SchedulerMixin) -> RunMeta:
     )
 
 
-def _info_of(network: Any, scheduler: SchedulerMixin, meta: RunMeta) -> ModelInfo:
+def _info_of(network: TrainedNetwork, scheduler: SchedulerMixin, meta: RunMeta) -> ModelInfo:
     """Describe a network that is at hand, as `info` describes one on disk."""
     config = network.unet.config
     size = read_size(config, "the network's configuration")

@@ -1,4 +1,4 @@
-"""What `--memory auto|low|lowest` means on a machine: where the weights wait, how the VAE works, how T5 is loaded.
+"""What `memory` auto, low and lowest mean on a machine: where the weights wait, how the VAE works, how T5 is loaded.
 
 A plan is a value; the families carry it out. Nothing here changes which picture comes out, but for VAE tiling (only
 above the tile's size) and 8-bit text encoders (which cache under their own name).

@@ -10,7 +10,7 @@ import copy
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from diffusers import UNet2DModel
@@ -25,6 +25,10 @@ from diffkit.recipes.schema import ModelSpec
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
+    from torch.distributed.tensor import DTensor
+
+    from diffkit.data.loader import Batch
+    from diffkit.models.text_network import TextNetwork
 
 LOG = logging.getLogger("diffkit.models")
 
@@ -56,16 +60,14 @@ class DDPMNetwork(nn.Module):
 
     @property
     def null_class(self) -> int:
-        """The label that means "no class"."""
         return self.num_classes
 
     @property
     def channels(self) -> int:
-        """Channels of the images."""
         extra = self.class_embedding.embedding_dim if self.class_embedding is not None else 0
         return int(self.unet.config.in_channels) - extra
 
-    def labels_of(self, batch: Any) -> Tensor | None:
+    def labels_of(self, batch: Batch) -> Tensor | None:
         """Return a batch's labels, (B,), or None for an unconditional network."""
         return batch.labels if self.num_classes else None
 
@@ -139,7 +141,19 @@ def build_network(
     return DDPMNetwork(unet, table, kind, num_classes if kind != "none" else 0)
 
 
-def save_network(folder: Path, network: Any) -> None:
+def is_spread(value: Tensor) -> TypeGuard[DTensor]:
+    """Say whether a tensor lies in pieces on several processes (FSDP)."""
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(value, DTensor)
+
+
+def whole(value: Tensor) -> Tensor:
+    """Return a tensor with its pieces gathered from all processes, each of which must call this; any other as it is."""
+    return value.full_tensor() if is_spread(value) else value
+
+
+def save_network(folder: Path, network: DDPMNetwork | TextNetwork) -> None:
     """Write a network's weights and configuration into `folder` (`unet/` of a pipeline, or `unet_raw/`)."""
     network.unet.save_pretrained(folder)
     if network.class_embedding is not None:

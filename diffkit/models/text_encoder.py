@@ -11,19 +11,22 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from diffkit.models.text import MAX_TOKENS, clean_prompt
 
+if TYPE_CHECKING:
+    from transformers import T5EncoderModel, T5Tokenizer
+
 PAD, EOS, UNK = 0, 1, 2
 MAX_WORDS = 32_000
 _SPECIAL = ("<pad>", "</s>", "<unk>")
 
 
-def word_tokenizer(captions: Iterable[str], limit: int = MAX_WORDS) -> Any:
+def word_tokenizer(captions: Iterable[str], limit: int = MAX_WORDS) -> T5Tokenizer:
     """Make a tokenizer whose tokens are the words of the captions; what it does not know becomes <unk>.
 
     Of a word that only begins like one of them ("stars") the rest is <unk>: `vocabulary.unknown_words` finds these.
@@ -59,12 +62,12 @@ def pieces(text: str) -> list[str]:
     return found
 
 
-def vocabulary(tokenizer: Any) -> list[str]:
+def vocabulary(tokenizer: T5Tokenizer) -> list[str]:
     """Return the words and marks that a tokenizer of `word_tokenizer` knows, sorted, without the special tokens."""
     return sorted({token.removeprefix("▁") for token in tokenizer.get_vocab()} - set(_SPECIAL))
 
 
-def make_encoder(tokenizer: Any, width: int, layers: int) -> Any:
+def make_encoder(tokenizer: T5Tokenizer, width: int, layers: int) -> T5EncoderModel:
     """Make a T5 encoder of random weights, without dropout, in evaluation mode.
 
     Args:
@@ -81,7 +84,7 @@ def make_encoder(tokenizer: Any, width: int, layers: int) -> Any:
     return T5EncoderModel(config).eval()
 
 
-def tokenize(tokenizer: Any, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+def tokenize(tokenizer: T5Tokenizer, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Turn captions into token numbers and the mask of what is no padding, both (N, 77), as IF's pipeline does."""
     tokens = tokenizer(
         [clean_prompt(caption) for caption in captions],
@@ -91,7 +94,7 @@ def tokenize(tokenizer: Any, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def embeddings(encoder: Any, ids: Tensor, mask: Tensor) -> Tensor:
+def embeddings(encoder: T5EncoderModel, ids: Tensor, mask: Tensor) -> Tensor:
     """Embed tokens (N, 77) to (N, 77, D) fp32, one caption at a time: to the last bit what a prompt alone gives."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # thousands of tiny products: on busy cores, waiting for threads takes all the time

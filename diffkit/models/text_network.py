@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +18,18 @@ from torch import Tensor, nn
 from diffkit.errors import DataError, UsageError
 from diffkit.models import meta as meta_file
 from diffkit.models.meta import RunMeta
+from diffkit.models.network import DDPMNetwork, whole
 from diffkit.models.presets import padded_size, text_unet_arguments
 from diffkit.models.text_encoder import embeddings, make_encoder, tokenize, word_tokenizer
 from diffkit.models.weights import quiet_libraries
 from diffkit.recipes.schema import ModelSpec
 
 if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
+    from transformers import T5EncoderModel, T5Tokenizer
+
+    from diffkit.data.loader import Batch
 
 _TABLE_BYTES = 1 << 29  # a frozen encoder's embeddings are kept up to this size, else made anew for every batch
 
@@ -44,7 +49,14 @@ class TextNetwork(nn.Module):
     conditioning = "text"
     class_embedding = None
 
-    def __init__(self, unet: Any, encoder: Any, tokenizer: Any, captions: Sequence[str], trained: bool = False) -> None:
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        encoder: T5EncoderModel,
+        tokenizer: T5Tokenizer,
+        captions: Sequence[str],
+        trained: bool = False,
+    ) -> None:
         super().__init__()
         self.unet, self.encoder, self.tokenizer = unet, encoder, tokenizer
         self.captions = list(captions)
@@ -56,26 +68,23 @@ class TextNetwork(nn.Module):
 
     @property
     def num_classes(self) -> int:
-        """Number of captions, the empty one not counted."""
         return len(self.captions)
 
     @property
     def null_class(self) -> int:
-        """The label of the empty caption."""
         return len(self.captions)
 
     @property
     def channels(self) -> int:
-        """Channels of the images."""
         return int(self.unet.config.in_channels)
 
-    def labels_of(self, batch: Any) -> Tensor:
+    def labels_of(self, batch: Batch) -> Tensor:
         """Return the numbers of a batch's captions, (B,) int64 on the images' device.
 
         Raises:
             DataError: A caption that the dataset did not have when it was opened.
         """
-        numbers = [self.label(caption) for caption in batch.captions]
+        numbers = [self.label(caption) for caption in batch.captions or ()]
         return torch.tensor(numbers, dtype=torch.long).to(batch.images.device, non_blocking=True)
 
     def label(self, caption: str) -> int:
@@ -126,12 +135,9 @@ class TextNetwork(nn.Module):
             self._table = self._table.to(device)
         return self._table
 
-    def _encoder_on_cpu(self) -> Any:
+    def _encoder_on_cpu(self) -> T5EncoderModel:
         """A copy of the encoder; of one whose weights are spread over several processes, a whole one."""
-        weights = {
-            name: (value.full_tensor() if hasattr(value, "full_tensor") else value).cpu()
-            for name, value in self.encoder.state_dict().items()
-        }
+        weights = {name: whole(value).cpu() for name, value in self.encoder.state_dict().items()}
         with torch.random.fork_rng(devices=[]):  # the copy's own first weights are of no use
             encoder = type(self.encoder)(self.encoder.config).eval()
         encoder.load_state_dict(weights)
@@ -142,6 +148,9 @@ class TextNetwork(nn.Module):
         unet = type(self.unet).from_config(self.unet.config)
         encoder = type(self.encoder)(self.encoder.config).eval()
         return TextNetwork(unet, encoder, self.tokenizer, self.captions, self.trained)
+
+
+TrainedNetwork = DDPMNetwork | TextNetwork  # what training optimizes
 
 
 def build_text_network(spec: ModelSpec, *, shape: tuple[int, int, int], captions: Sequence[str]) -> TextNetwork:

@@ -144,16 +144,13 @@ def load_recipe(
             layers.put(key, _typed(key, text, name), name, _ENVIRONMENT)
     for dotted, value in (flags or {}).items():
         if value is not None:
-            flag = f"--{dotted.rpartition('.')[2].replace('_', '-')}"
-            layers.put(tuple(dotted.split(".")), _jsonable(value), flag, _FLAG)
+            layers.put(tuple(dotted.split(".")), _jsonable(value), f"`{dotted}`", _FLAG)
     for item in sets:
         dotted, equals, text = item.partition("=")
         if not equals or not dotted.strip():
-            raise UsageError(
-                f"--set {item!r} is not of the form dotted.path=value", "For example: --set training.lr=2e-4"
-            )
+            raise UsageError(f"`set` {item!r} is not of the form dotted.path=value", "For example: `training.lr=2e-4`.")
         key = tuple(part.strip() for part in dotted.split("."))
-        layers.put(key, _typed(key, text, f"--set {dotted}"), f"--set {dotted}", _FLAG)
+        layers.put(key, _typed(key, text, f"`set` {dotted}"), f"`set` {dotted}", _FLAG)
     return _validate(layers, document.source)
 
 

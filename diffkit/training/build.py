@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,8 +12,8 @@ from diffkit.errors import UsageError
 from diffkit.models.attention import set_attention
 from diffkit.models.ddpm import PixelCodec
 from diffkit.models.meta import RunMeta
-from diffkit.models.network import DDPMNetwork, build_network
-from diffkit.models.text_network import TextNetwork, build_text_network
+from diffkit.models.network import build_network
+from diffkit.models.text_network import TrainedNetwork, build_text_network
 from diffkit.recipes.schema import Recipe
 from diffkit.training import fast, rng
 from diffkit.training.ema import EMA
@@ -22,12 +22,15 @@ from diffkit.training.loop import TrainState
 from diffkit.training.optim import Plateau, make_optimizer
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-Network = DDPMNetwork | TextNetwork
+    from diffkit.data.datasets import Dataset
 
 
-def network(recipe: Recipe, dataset: Any, shape: tuple[int, int, int]) -> tuple[Network, SchedulerMixin, RunMeta]:
+def network(
+    recipe: Recipe, dataset: Dataset, shape: tuple[int, int, int]
+) -> tuple[TrainedNetwork, SchedulerMixin, RunMeta]:
     """Build the network, new or from pretrained weights, with the scheduler and the record that are saved beside it.
 
     The initial weights are a function of the recipe's seed alone.
@@ -40,11 +43,12 @@ def network(recipe: Recipe, dataset: Any, shape: tuple[int, int, int]) -> tuple[
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.derive_seed(recipe.training.seed, "weights"))
         if recipe.model.pretrained:
-            net: Network
+            net: TrainedNetwork
             scheduler: SchedulerMixin
             net, scheduler, prediction = load_pretrained(recipe, shape, len(names))
         else:
-            net = new_network(recipe, shape, len(names), captions_of(recipe, dataset))
+            captions = dataset.captions() if recipe.model.text != "none" else []
+            net = new_network(recipe, shape, len(names), captions)
             scheduler, prediction = make_noise_scheduler(recipe.noise), recipe.noise.prediction
     meta = RunMeta(
         prediction=prediction,
@@ -59,7 +63,7 @@ def network(recipe: Recipe, dataset: Any, shape: tuple[int, int, int]) -> tuple[
     return net, scheduler, meta
 
 
-def _class_names(recipe: Recipe, dataset: Any) -> list[str]:
+def _class_names(recipe: Recipe, dataset: Dataset) -> list[str]:
     kind = recipe.model.class_conditioning
     if kind == "none":
         return []
@@ -71,7 +75,9 @@ def _class_names(recipe: Recipe, dataset: Any) -> list[str]:
     return list(dataset.class_names)
 
 
-def new_network(recipe: Recipe, shape: tuple[int, int, int], num_classes: int, captions: Sequence[str]) -> Network:
+def new_network(
+    recipe: Recipe, shape: tuple[int, int, int], num_classes: int, captions: Sequence[str]
+) -> TrainedNetwork:
     """Build a network with random weights, as the recipe's model and noise sections ask.
 
     Raises:
@@ -83,14 +89,7 @@ def new_network(recipe: Recipe, shape: tuple[int, int, int], num_classes: int, c
     return build_network(recipe.model, shape=shape, num_classes=num_classes, learned_variance=learned)
 
 
-def captions_of(recipe: Recipe, dataset: Any) -> list[str]:
-    """Return the captions of all images, in order; none where the recipe does not use them."""
-    if recipe.model.text == "none":
-        return []
-    return [dataset.source.caption(k) for k in range(dataset.length)]
-
-
-def check_data(recipe: Recipe, dataset: Any) -> None:
+def check_data(recipe: Recipe, dataset: Dataset) -> None:
     """Refuse a dataset without what the network is conditioned on, before its images are read.
 
     Raises:
@@ -113,7 +112,7 @@ def check_data(recipe: Recipe, dataset: Any) -> None:
         )
 
 
-def set_up(net: Network, recipe: Recipe, device: torch.device) -> None:
+def set_up(net: TrainedNetwork, recipe: Recipe, device: torch.device) -> None:
     """Freeze what the recipe freezes, and choose checkpointing and the attention kernel."""
     spec = recipe.training
     for name, param in net.named_parameters():
@@ -124,7 +123,7 @@ def set_up(net: Network, recipe: Recipe, device: torch.device) -> None:
     set_attention(net.unet, recipe.model.attention, device)
 
 
-def state(recipe: Recipe, net: Network, accelerator: Any) -> TrainState:
+def state(recipe: Recipe, net: TrainedNetwork, accelerator: Accelerator) -> TrainState:
     """Put a network on its device with optimizer, average and learning-rate state, prepared by Accelerate."""
     spec = recipe.training
     net.to(accelerator.device)

@@ -132,7 +132,7 @@ def describe(facts: dict[str, Any]) -> list[str]:
     updates = "not known before the dataset is there" if facts["updates"] is None else f"{facts['updates']:,}"
     seen = "" if facts["images"] is None else f" ({facts['images']:,} images"
     seen += f", {facts['epochs']:g} epochs)" if facts["epochs"] is not None else ")" if seen else ""
-    slow = " (in software: --mixed-precision no is faster)" if facts["emulated"] else ""
+    slow = " (in software: training.mixed_precision no is faster)" if facts["emulated"] else ""
     lines = [
         f"parameters  {facts['parameters']:,}" + (f" ({frozen:,} frozen)" if frozen else ""),
         f"memory      at least {_bytes(memory['total'])} per process: {parts}",

@@ -1,16 +1,53 @@
-"""What makes the same training arithmetic faster, by device: the memory format, the precision, compilation."""
+"""Accelerate for one run, and what makes the same arithmetic faster: the memory format, the precision, compilation."""
 
 from __future__ import annotations
 
+import logging
 import os
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from diffkit.models.devices import keep_memory
+from diffkit.recipes.schema import Recipe
 
-__all__ = ["emulated", "keep_memory", "mixed_precision", "prepare_network", "several_cpu_processes"]
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+LOG = logging.getLogger(__name__)
+
+
+@contextmanager
+def accelerated(recipe: Recipe, folder: Path) -> Iterator[Accelerator]:
+    """Accelerate, set up for this run alone: it keeps its settings per process, and the next run may have others."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    kwargs = DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)
+    accelerator = Accelerator(
+        cpu=several_cpu_processes(),
+        mixed_precision=mixed_precision(recipe.training.mixed_precision),
+        log_with=list(recipe.output.report_to) or None,
+        project_dir=str(folder),
+        kwargs_handlers=[kwargs],
+    )
+    if accelerator.is_main_process and emulated(accelerator.mixed_precision, accelerator.device):
+        LOG.warning(
+            "this CPU computes %s in software, several times slower than fp32: `training.mixed_precision=no`",
+            accelerator.mixed_precision,
+        )
+    try:
+        yield accelerator
+        if accelerator.num_processes > 1:
+            accelerator.wait_for_everyone()
+            torch.distributed.destroy_process_group()
+    finally:
+        if accelerator.num_processes == 1:
+            AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def several_cpu_processes() -> bool:

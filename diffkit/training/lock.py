@@ -33,7 +33,7 @@ def prepare_folder(folder: Path) -> None:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise UsageError(
-            f"the output folder {folder} cannot be written: {reason}", "Give another with --out."
+            f"the output folder {folder} cannot be written: {reason}", "Give another: `output.dir`."
         ) from None
 
 
@@ -77,7 +77,7 @@ def hold(folder: Path) -> Iterator[None]:
         if busy:
             raise BusyError(
                 f"{folder} is in use by process {holder.get('pid', '?')} on {holder.get('host', '?')}",
-                "Wait for it, or give another folder with --out.",
+                "Wait for it, or give another folder: `output.dir`.",
             )
         os.lseek(handle, 0, os.SEEK_SET)
         os.ftruncate(handle, 0)

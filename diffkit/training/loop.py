@@ -12,18 +12,26 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from diffkit.errors import ResourceError
 from diffkit.models.ddpm import PixelCodec
-from diffkit.recipes.schema import Recipe
+from diffkit.models.network import whole
+from diffkit.models.text_network import TrainedNetwork
+from diffkit.recipes.schema import Recipe, TrainingSpec
 from diffkit.training import rng
 from diffkit.training.ema import EMA
-from diffkit.training.objectives import Draw, Objective, drop_labels
+from diffkit.training.objectives import Objective, drop_labels
 from diffkit.training.optim import Plateau, gradient_norm, learning_rate, step_unless
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from accelerate.optimizer import AcceleratedOptimizer
+
+    from diffkit.data.loader import Batch, Loader
 
 LOG = logging.getLogger(__name__)
 
@@ -48,9 +56,9 @@ class TrainState:
         data: The loader's own state (streaming sets only).
     """
 
-    network: nn.Module
+    network: TrainedNetwork
     wrapped: nn.Module
-    optimizer: Any
+    optimizer: AcceleratedOptimizer | torch.optim.Optimizer
     ema: EMA | None
     codec: PixelCodec
     device: torch.device
@@ -67,6 +75,14 @@ class TrainState:
         self.loss_sum = torch.zeros((), device=self.device)
         self.skipped = torch.zeros((), device=self.device)
         self.streak = torch.zeros((), device=self.device)
+
+    @property
+    def bare_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer itself, whose step Accelerate would take in its own way."""
+        from accelerate.optimizer import AcceleratedOptimizer
+
+        inner = self.optimizer
+        return inner.optimizer if isinstance(inner, AcceleratedOptimizer) else inner
 
 
 @dataclass(frozen=True)
@@ -108,7 +124,7 @@ class Plan:
 
 
 def train(
-    state: TrainState, loader: Any, objective: Objective, recipe: Recipe, accelerator: Any, plan: Plan
+    state: TrainState, loader: Loader, objective: Objective, recipe: Recipe, accelerator: Accelerator, plan: Plan
 ) -> Iterator[TrainStep]:
     """Train from `state.step` to the plan's end, yielding after every optimizer update.
 
@@ -124,10 +140,9 @@ def train(
         ResourceError: Memory runs out even for single images, or in a run of several processes.
     """
     spec = recipe.training
-    rank = accelerator.process_index
     stream = loader.stream(state.step * spec.gradient_accumulation, state.data or None)
     params = [p for p in state.wrapped.parameters() if p.requires_grad]
-    seeded = _has_dropout(state.network)
+    seeded = any(isinstance(m, nn.Dropout) and m.p > 0 for m in state.network.modules())
     state.wrapped.train()
     while state.step < plan.total:
         factor = state.plateau.factor if state.plateau else 1.0
@@ -135,7 +150,7 @@ def train(
         for group in state.optimizer.param_groups:
             group["lr"] = lr
         batches = [next(stream) for _ in range(spec.gradient_accumulation)]
-        loss = _backward_or_split(state, batches, objective, recipe, accelerator, rank, seeded)
+        loss = _backward_or_split(state, batches, objective, spec, accelerator, seeded)
         _apply(state, params, loss, spec.clip, accelerator)
         state.data = loader.state()
         state.step += 1
@@ -143,26 +158,21 @@ def train(
         yield TrainStep(state.step, plan.total, state.step / plan.steps_per_epoch, lr, images)
 
 
-def _has_dropout(network: nn.Module) -> bool:
-    return any(isinstance(m, nn.Dropout) and m.p > 0 for m in network.modules())
-
-
 def _backward_or_split(
-    state: TrainState, batches: Sequence[Any], objective: Objective, recipe: Recipe, accelerator: Any, rank: int,
+    state: TrainState, batches: Sequence[Batch], objective: Objective, spec: TrainingSpec, accelerator: Accelerator,
     seeded: bool,
 ) -> Tensor:  # fmt: skip
     """Accumulate the gradients of one update; where memory runs out, halve the micro-batch and replay the update."""
     while True:
         try:
-            return _backward(state, batches, objective, recipe, accelerator, rank, seeded)
+            return _backward(state, batches, objective, spec, accelerator, seeded)
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
-            smallest = state.splits >= recipe.training.batch_size
-            if smallest or accelerator.num_processes > 1:
+            if state.splits >= spec.batch_size or accelerator.num_processes > 1:
                 raise ResourceError(
                     f"out of memory at step {state.step} with micro-batches of "
-                    f"{max(1, recipe.training.batch_size // state.splits)}",
+                    f"{max(1, spec.batch_size // state.splits)}",
                     "Lower training.batch_size (raise training.gradient_accumulation), or set "
                     "training.gradient_checkpointing=true.",
                 ) from error
@@ -180,57 +190,41 @@ def _out_of_memory(error: RuntimeError) -> bool:
 
 
 def _backward(
-    state: TrainState, batches: Sequence[Any], objective: Objective, recipe: Recipe, accelerator: Any, rank: int,
+    state: TrainState, batches: Sequence[Batch], objective: Objective, spec: TrainingSpec, accelerator: Accelerator,
     seeded: bool,
 ) -> Tensor:  # fmt: skip
-    spec = recipe.training
+    """Accumulate the gradients of one update, and return its mean loss."""
     total = torch.zeros((), device=state.device)
     for micro, batch in enumerate(batches):
-        place = (spec.seed, "noise", state.step, micro, rank)
+        place = (spec.seed, "noise", state.step, micro, accelerator.process_index)
         generator = rng.generator(state.device, *place)
         images = state.codec.encode(batch.images)
         draw = objective.draw(images, generator)
-        labels = state.network.labels_of(batch)  # type: ignore[operator]
-        if labels is not None:
-            labels = drop_labels(labels, state.network.null_class, spec.class_dropout, generator)  # type: ignore[arg-type]
+        labels = drop_labels(state.network.labels_of(batch), state.network.null_class, spec.class_dropout, generator)
         if seeded:  # dropout layers draw from the global generator, so that is placed as well
             torch.manual_seed(rng.derive_seed(*place, "dropout"))
-        parts = _parts(len(images), state.splits)
-        for part, (start, stop) in enumerate(parts):
-            last = micro == len(batches) - 1 and part == len(parts) - 1
-            sync = contextlib.nullcontext() if last else accelerator.no_sync(state.wrapped)
-            with sync:
-                total += _one_part(state, images, labels, draw, objective, accelerator, (start, stop), len(batches))
+        size = -(-len(images) // state.splits)
+        for start in range(0, len(images), size):
+            stop = start + size
+            # Processes exchange their gradients once per update, when the last part has added its own.
+            last = micro == len(batches) - 1 and stop >= len(images)
+            with contextlib.nullcontext() if last else accelerator.no_sync(state.wrapped):
+                some = None if labels is None else labels[start:stop]
+                losses = objective.loss(state.wrapped, images[start:stop], some, draw.rows(start, stop))
+                loss = losses.sum() / (len(images) * len(batches))
+                accelerator.backward(loss)
+                total += loss.detach()
     return total
 
 
-def _parts(count: int, splits: int) -> list[tuple[int, int]]:
-    size = -(-count // splits)
-    return [(start, min(start + size, count)) for start in range(0, count, size)]
-
-
-def _one_part(
-    state: TrainState, images: Tensor, labels: Tensor | None, draw: Draw, objective: Objective, accelerator: Any,
-    rows: tuple[int, int], micro_batches: int,
-) -> Tensor:  # fmt: skip
-    start, stop = rows
-    some = None if labels is None else labels[start:stop]
-    losses = objective.loss(state.wrapped, images[start:stop], some, draw.rows(start, stop))
-    loss = losses.sum() / (len(images) * micro_batches)
-    accelerator.backward(loss)
-    return loss.detach()
-
-
-def _apply(state: TrainState, params: list[Any], loss: Tensor, clip: float, accelerator: Any) -> None:
+def _apply(state: TrainState, params: list[nn.Parameter], loss: Tensor, clip: float, accelerator: Accelerator) -> None:
     """Take the optimizer step unless a gradient is not finite, average the weights, and count, all on the device."""
     scaler = accelerator.scaler
     if scaler is not None:
         accelerator.unscale_gradients(state.optimizer)
-    norm = gradient_norm(params, clip)
-    if hasattr(norm, "full_tensor"):  # FSDP: every process holds a shard of the norm
-        norm = norm.full_tensor()
+    norm = whole(gradient_norm(params, clip))  # under FSDP every process holds a shard of it
     bad = (~torch.isfinite(norm)).float()
-    inner = getattr(state.optimizer, "optimizer", state.optimizer)
+    inner = state.bare_optimizer
     if scaler is not None:  # the scaler skips by itself and lowers its scale
         scaler.step(inner)
         scaler.update()

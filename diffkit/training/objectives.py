@@ -43,11 +43,9 @@ class Objective(Protocol):
 
     def draw(self, x0: Tensor, generator: torch.Generator) -> Draw:
         """Draw noise and levels for x0 (B, C, H, W) on the generator's device."""
-        ...
 
     def loss(self, network: Network, x0: Tensor, labels: Tensor | None, draw: Draw) -> Tensor:
         """Return the loss of every image, (B,), fp32."""
-        ...
 
 
 OBJECTIVES: Registry[Any] = Registry("training objective")

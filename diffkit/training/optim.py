@@ -7,6 +7,7 @@ it twice, and a resumed run needs nothing restored (but reduce-on-plateau's fact
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -84,7 +85,7 @@ def learning_rate(spec: TrainingSpec, step: int, total: int, steps_per_epoch: fl
     return spec.lr * shape * factor
 
 
-def gradient_norm(params: list[Tensor], clip: float) -> Tensor:
+def gradient_norm(params: Sequence[Tensor], clip: float) -> Tensor:
     """Clip the gradients to a total norm (0: measure only) and return the norm before clipping, on the device."""
     if clip > 0:
         return torch.nn.utils.clip_grad_norm_(params, clip, foreach=True)

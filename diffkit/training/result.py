@@ -1,4 +1,4 @@
-"""What a run leaves behind: previews while it trains, the pipeline, the loss curve and the model card at its end."""
+"""What a run leaves behind: previews while it trains, and the pipeline."""
 
 from __future__ import annotations
 
@@ -11,21 +11,19 @@ import torch
 
 from diffkit.models.ddpm import DDPM
 from diffkit.models.meta import RunMeta
-from diffkit.models.network import save_network, save_pipeline
-from diffkit.models.text_encoder import vocabulary
-from diffkit.models.text_network import TextNetwork, save_text_pipeline
-from diffkit.recipes import reading as recipes
+from diffkit.models.network import save_network, save_pipeline, whole
+from diffkit.models.text_network import TextNetwork, TrainedNetwork, save_text_pipeline
 from diffkit.recipes.schema import Recipe
 from diffkit.training import rng
-from diffkit.training.build import Network
 from diffkit.training.ema import EMA
+from diffkit.training.state import is_sharded
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 
 def previews(
-    network: Network, scheduler: SchedulerMixin, meta: RunMeta, recipe: Recipe, loader: Any, ema: EMA | None
+    network: TrainedNetwork, scheduler: SchedulerMixin, meta: RunMeta, recipe: Recipe, loader: Any, ema: EMA | None
 ) -> dict[str, Any]:
     """Draw the preview grids, from the same noise every time.
 
@@ -70,7 +68,7 @@ def _drawn(model: DDPM, recipe: Recipe, loader: Any) -> Any:
     return grid(model.codec.decode(x))
 
 
-def _spread(network: Network, count: int, loader: Any) -> list[str | None]:
+def _spread(network: TrainedNetwork, count: int, loader: Any) -> list[str | None]:
     """The labels of a preview: the classes in turn, or captions of images spread evenly over the dataset."""
     if not isinstance(network, TextNetwork):
         return [str(k % network.num_classes) for k in range(count)]
@@ -93,50 +91,43 @@ def _denoised(model: DDPM, recipe: Recipe, loader: Any) -> Any:
     return grid(model.codec.decode(rows), columns=6)
 
 
-def draw_curve(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw the loss curve of `metrics.jsonl`."""
-    from diffkit.pictures.plots import loss_curve
-
-    loss_curve(rows, path)
-
-
 def write_pipeline(
-    folder: Path, network: Network, scheduler: SchedulerMixin, meta: RunMeta, ema: EMA | None, main: bool
+    folder: Path, network: TrainedNetwork, scheduler: SchedulerMixin, meta: RunMeta, ema: EMA | None, main: bool
 ) -> None:
     """Write the averaged weights as the pipeline and the raw ones as `unet_raw`, each folder replaced as a whole.
 
     Sharded weights are gathered by every process; one writes.
     """
-    whole = _gathered(network, main)
+    raw = _gathered(network, main)
     if ema is None:
         if main:
-            _replace(folder, lambda place: _save(place, whole, scheduler, meta))
+            _replace(folder, lambda place: _save(place, raw, scheduler, meta))
         return
     if main:
-        _replace(folder, lambda place: save_network(place / "unet_raw", whole))
+        _replace(folder, lambda place: save_network(place / "unet_raw", raw))
     with ema.applied():
         averaged = _gathered(network, main)
         if main:
             _replace(folder, lambda place: _save(place, averaged, scheduler, meta))
 
 
-def _save(place: Path, network: Network, scheduler: SchedulerMixin, meta: RunMeta) -> None:
+def _save(place: Path, network: TrainedNetwork, scheduler: SchedulerMixin, meta: RunMeta) -> None:
     if isinstance(network, TextNetwork):
         save_text_pipeline(place, network, scheduler, meta)
     else:
         save_pipeline(place, network, scheduler, meta)
 
 
-def _gathered(network: Network, main: bool) -> Network:
+def _gathered(network: TrainedNetwork, main: bool) -> TrainedNetwork:
     """The network itself, or a whole copy of a sharded one."""
-    if not any(hasattr(p, "full_tensor") for p in network.parameters()):
+    if not is_sharded(network):
         return network
-    weights = {k: v.full_tensor().cpu() if hasattr(v, "full_tensor") else v for k, v in network.state_dict().items()}
+    weights = {name: whole(value).cpu() for name, value in network.state_dict().items()}
     if not main:
         return network
-    whole = network.hollow()
-    whole.load_state_dict(weights)
-    return whole
+    gathered = network.hollow()
+    gathered.load_state_dict(weights)
+    return gathered
 
 
 def _replace(folder: Path, write: Any) -> None:
@@ -151,101 +142,3 @@ def _replace(folder: Path, write: Any) -> None:
             shutil.rmtree(target)
         entry.replace(target)
     place.rmdir()
-
-
-def model_card(recipe: Recipe, meta: RunMeta, summary: dict[str, Any], folder: Path, network: Any = None) -> str:
-    """Return the model card: what was trained on what, the measured loss, a sample grid, how to use it, the recipe."""
-    grids = sorted((folder / "samples").glob("step-*-ema.png")) or sorted((folder / "samples").glob("step-*-raw.png"))
-    picture = f"![Samples after {summary['step']} updates](samples/{grids[-1].name})\n" if grids else ""
-    conditional, text = bool(meta.class_names), meta.text_encoder != "none"
-    losses = [f"training loss {summary['loss']:.5f}"] if summary["loss"] is not None else []
-    if summary.get("validation_loss") is not None:
-        losses.append(f"validation loss {summary['validation_loss']:.5f}")
-    base = f"base_model: {recipe.model.pretrained}\n" if _hub_like(recipe.model.pretrained) else ""
-    data = f"datasets:\n- {recipe.dataset.name}\n" if _hub_like(recipe.dataset.name) else ""
-    options = f"--class {meta.class_names[0]} --guidance 2 -n 16" if conditional else "-n 16"
-    if text:
-        options = f'--prompt "{_example(network)}" --guidance 4 -n 16'
-    use = f"diffkit sample {folder.name} {options}"
-    stock = _STOCK_TEXT.replace("PROMPT", _example(network)) if text else _STOCK
-    python = "" if conditional or meta.prediction in ("one_step", "linear_mix") else stock
-    kind = "text-to-image" if text else f"{'class-conditional' if conditional else 'unconditional'}-image-generation"
-    source = f" It goes on from `{recipe.model.pretrained}`." if recipe.model.pretrained else ""
-    classes = f"Classes: {', '.join(meta.class_names)}.\n\n" if conditional else ""
-    if text:
-        classes = _words(network, meta)
-    return f"""---
-library_name: diffusers
-tags:
-- diffkit
-- {kind}
-- diffusion
-{base}{data}---
-
-# {folder.resolve().name}
-
-A diffusion model of {meta.resolution} px images, trained with diffkit on `{recipe.dataset.name}`.{source}
-It predicts {meta.prediction}; {summary["step"]} updates, {", ".join(losses) or "no loss recorded"}.
-
-{picture}
-{classes}## Use
-
-```
-{use}
-```
-{python}
-## Limits
-
-It draws what its dataset holds and nothing else; look at the dataset for its licence and its biases.
-
-## Recipe
-
-```yaml
-{recipes.dump_yaml(recipe).strip()}
-```
-"""
-
-
-def _example(network: TextNetwork) -> str:
-    return max(network.captions[:1000], key=lambda caption: (-len(caption), caption)).replace('"', "")
-
-
-def _words(network: TextNetwork, meta: RunMeta) -> str:
-    """The part of a card that says which prompts the model knows."""
-    captions = network.captions
-    words = vocabulary(network.tokenizer)
-    shown = ", ".join(f"`{caption[:80]}`" for caption in captions[:: max(1, len(captions) // 8)][:8])
-    listed = ", ".join(words[:200]) + (", ..." if len(words) > 200 else "")
-    return (
-        f"## Prompts\n\nTrained on {len(captions):,} different captions, such as {shown}. "
-        f"The text encoder is a small T5 that was {meta.text_encoder}"
-        f"{' at its random weights' if meta.text_encoder == 'frozen' else ''}: it knows no other words than these "
-        f"{len(words):,}, in lower case: {listed}.\n\n"
-    )
-
-
-_STOCK_TEXT = """
-```python
-from diffusers import IFPipeline
-
-pipeline = IFPipeline.from_pretrained("FOLDER_OR_ID", safety_checker=None, feature_extractor=None, watermarker=None)
-image = pipeline("PROMPT", guidance_scale=4, num_inference_steps=50).images[0]
-```
-"""
-
-_STOCK = """
-```python
-from diffusers import DDPMPipeline
-
-image = DDPMPipeline.from_pretrained("FOLDER_OR_ID")().images[0]
-```
-"""
-
-
-def _hub_like(name: str | None) -> bool:
-    return (
-        bool(name)
-        and str(name).count("/") == 1
-        and not str(name).startswith((".", "/", "~"))
-        and not Path(str(name)).exists()
-    )

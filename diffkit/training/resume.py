@@ -1,7 +1,7 @@
 """Whether a run may go on from a checkpoint: the same recipe, the same number of processes, the same data.
 
-What differs ends in an error, or under `--force-resume` in one warning. A checkpoint of an earlier version, which lacks
-some of these facts, goes on without a word.
+What differs ends in an error, or in one warning where the resume is forced. A checkpoint of an earlier version, which
+lacks some of these facts, goes on without a word.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def same_recipe(found: Checkpoint, recipe: Recipe, world: int, folder: Path) -> 
     if different:
         raise UsageError(
             f"{folder} holds a run of another recipe: {'; '.join(different)}",
-            "Give another folder with --out, or --force-resume to go on all the same.",
+            "Give another folder, `output.dir`, or `force_resume` to go on all the same.",
         )
 
 
@@ -74,6 +74,6 @@ def _other(text: str, force: bool) -> None:
     if not force:
         raise UsageError(
             text,
-            "Put the data back as it was, give another folder with --out, or --force-resume to go on all the same.",
+            "Put the data back as it was, give another folder, `output.dir`, or `force_resume` to go on all the same.",
         )
     LOG.warning("%s; going on", text)

@@ -9,24 +9,29 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from diffkit.errors import NumericalError, Terminated
+from diffkit.models.devices import keep_memory
 from diffkit.recipes import reading as recipes
 from diffkit.recipes.schema import Recipe
 from diffkit.training import build, checkpoint, fast, publish, result, resume, rng
 from diffkit.training import state as states
+from diffkit.training.card import model_card
 from diffkit.training.finetune import at_source_size
 from diffkit.training.lock import hold, prepare_folder
 from diffkit.training.loop import Plan, TrainStep, train
 from diffkit.training.metrics import Metrics
 from diffkit.training.objectives import Objective, make_objective
 from diffkit.training.signals import Stop
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 LOG = logging.getLogger(__name__)
 MAX_STREAK = 20  # updates in a row without a finite gradient, after which the run is given up
@@ -72,8 +77,8 @@ def fit(recipe: Recipe, *, force_resume: bool = False, on_progress: OnProgress |
     folder = run_folder(recipe)
     prepare_folder(folder)
     recipe = at_source_size(recipe)
-    fast.keep_memory()
-    with _accelerated(recipe, folder) as accelerator, Stop() as stop:
+    keep_memory()
+    with fast.accelerated(recipe, folder) as accelerator, Stop() as stop:
         lock = hold(folder) if accelerator.is_main_process else contextlib.nullcontext()
         with lock:
             run = Run(recipe, folder, accelerator, force_resume)
@@ -81,40 +86,10 @@ def fit(recipe: Recipe, *, force_resume: bool = False, on_progress: OnProgress |
             return run.finish()
 
 
-@contextlib.contextmanager
-def _accelerated(recipe: Recipe, folder: Path) -> Iterator[Any]:
-    """Accelerate, set up for this run alone: it keeps its settings per process, and the next run may have others."""
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-    from accelerate.utils import DistributedDataParallelKwargs
-
-    kwargs = DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)
-    accelerator = Accelerator(
-        cpu=fast.several_cpu_processes(),
-        mixed_precision=fast.mixed_precision(recipe.training.mixed_precision),
-        log_with=list(recipe.output.report_to) or None,
-        project_dir=str(folder),
-        kwargs_handlers=[kwargs],
-    )
-    if accelerator.is_main_process and fast.emulated(accelerator.mixed_precision, accelerator.device):
-        LOG.warning(
-            "this CPU computes %s in software, several times slower than fp32: use --mixed-precision no",
-            accelerator.mixed_precision,
-        )
-    try:
-        yield accelerator
-        if accelerator.num_processes > 1:
-            accelerator.wait_for_everyone()
-            torch.distributed.destroy_process_group()
-    finally:
-        if accelerator.num_processes == 1:
-            AcceleratorState._reset_state(reset_partial_state=True)
-
-
 class Run:
     """The parts of a run, built in the order in which they can fail: checkpoint, data, network."""
 
-    def __init__(self, recipe: Recipe, folder: Path, accelerator: Any, force_resume: bool) -> None:
+    def __init__(self, recipe: Recipe, folder: Path, accelerator: Accelerator, force_resume: bool) -> None:
         from diffkit.data import Loader, open_dataset
 
         self.recipe, self.folder, self.accelerator = recipe, folder, accelerator
@@ -144,10 +119,9 @@ class Run:
         self.objective: Objective = make_objective(
             recipe.noise.model_copy(update={"prediction": self.meta.prediction}), self.scheduler, accelerator.device
         )
-        self.resumed_from: str | None = None
+        self.resumed_from = str(found.folder) if found else None
         if found:
             states.restore(self.state, found, accelerator.scaler)
-            self.resumed_from = str(found.folder)
             LOG.info("going on from step %d (%s)", self.state.step, found.folder.name)
         self._open_outputs(found.step if found else 0)
 
@@ -162,8 +136,6 @@ class Run:
             places = {"wandb": {"dir": str(self.folder), "name": self.recipe.name}}
             self.accelerator.init_trackers("diffkit", config=flat, init_kwargs=places)
 
-    # ---------------------------------------------------------------- the loop
-
     def loop(self, stop: Stop, on_progress: OnProgress | None) -> None:
         """Train to the end, with logging, validation, previews and checkpoints at their intervals."""
         spec, state, stop.training = self.recipe.training, self.state, True
@@ -177,24 +149,20 @@ class Run:
                 loss = self._log(step, time.monotonic() - clock, step.step - read_at)
                 speed = self.metrics.last("images_per_second") if self.main else None
                 clock, read_at = time.monotonic(), step.step
+            began = time.monotonic()
             if self.recipe.dataset.validation and at(validate_every):
-                clock += self._timed(lambda: self._validate(step))  # noqa: B023
+                self._validate(step)
             if (spec.preview_every and at(spec.preview_every)) or done:
-                clock += self._timed(lambda: self._preview(step.step))  # noqa: B023
+                self._preview(step.step)
             ending = self._ending(stop, step)
             if at(spec.checkpoint_every) or ending:
-                clock += self._timed(self.save)
+                self.save()
+            clock += time.monotonic() - began  # the speed that is told is that of training alone
             if on_progress is not None and self.main:
                 left = (step.total - step.step) * self.plan.images_per_update
                 on_progress(Progress(step, loss, speed, left / speed if speed else None))
             if ending and not done:
                 self._stop(ending)
-
-    @staticmethod
-    def _timed(work: Callable[[], Any]) -> float:
-        start = time.monotonic()
-        work()
-        return time.monotonic() - start
 
     def _ending(self, stop: Stop, step: TrainStep) -> int:
         """The exit code asked for; several processes agree on it at the logging intervals, where they meet anyway."""
@@ -278,7 +246,12 @@ class Run:
         if self.main:
             for kind, grid in pictures.items():
                 grid.save(self.folder / "samples" / f"step-{step:07d}-{kind}.png")
-            result.draw_curve(self.metrics.rows, self.folder / "loss.png")
+            self._draw_curve()
+
+    def _draw_curve(self) -> None:
+        from diffkit.pictures.plots import loss_curve
+
+        loss_curve(self.metrics.rows, self.folder / "loss.png")
 
     def save(self) -> None:
         """Commit a checkpoint (every process takes part, one writes)."""
@@ -294,8 +267,6 @@ class Run:
             keep = self.recipe.training.keep_checkpoints
             checkpoint.save(self.folder / "checkpoints", self.state.step, tensors, facts, keep=keep)
         self.accelerator.wait_for_everyone()
-
-    # ---------------------------------------------------------------- the result
 
     def write_pipeline(self) -> None:
         """Write the averaged weights as a diffusers pipeline, and the raw ones beside them in `unet_raw`."""
@@ -321,8 +292,8 @@ class Run:
             "resumed_from": self.resumed_from,
             "skipped_steps": int(self.state.skipped),
         }
-        result.draw_curve(self.metrics.rows, self.folder / "loss.png")
-        card = result.model_card(self.recipe, self.meta, summary, self.folder, self.network)
+        self._draw_curve()
+        card = model_card(self.recipe, self.meta, summary, self.folder, self.network)
         (self.folder / "README.md").write_text(card, encoding="utf-8")
         if self.recipe.output.push_to_hub:
             summary["pushed_to"] = publish.push(self.folder, self.recipe)

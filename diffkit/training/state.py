@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffkit.models.network import is_spread, whole
 from diffkit.training.checkpoint import Checkpoint
 from diffkit.training.loop import TrainState
 from diffkit.training.optim import Plateau
@@ -16,18 +17,15 @@ from diffkit.training.optim import Plateau
 
 def is_sharded(module: nn.Module) -> bool:
     """Whether the parameters are spread over the processes (FSDP)."""
-    return any(hasattr(p, "full_tensor") for p in module.parameters())
+    return any(map(is_spread, module.parameters()))
 
 
-def _whole(value: Tensor) -> Tensor:
-    return value.full_tensor() if hasattr(value, "full_tensor") else value
-
-
-def _like(value: Tensor, param: Any) -> Tensor:
+def _like(value: Tensor, param: Tensor) -> Tensor:
     """Shard a whole tensor as `param` is sharded."""
-    if not hasattr(param, "full_tensor") or value.shape != param.shape:
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if not isinstance(param, DTensor) or value.shape != param.shape:
         return value.to(param.device)
-    from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(value.to(param.device), param.device_mesh, param.placements)
 
@@ -51,11 +49,11 @@ def collect(state: TrainState) -> dict[str, dict[str, Tensor]]:
     Returns:
         network: all weights and buffers; ema: the averaged weights; optimizer: `exp_avg/NAME` and so on.
     """
-    files = {"network": {name: _whole(v) for name, v in _once(state.network).items()}}
+    files = {"network": {name: whole(v) for name, v in _once(state.network).items()}}
     if state.ema is not None:
-        files["ema"] = {name: _whole(v) for name, v in state.ema.state_dict().items()}
+        files["ema"] = {name: whole(v) for name, v in state.ema.state_dict().items()}
     files["optimizer"] = {
-        f"{key}/{name}": _whole(value)
+        f"{key}/{name}": whole(value)
         for name, param in _named(state)
         for key, value in state.optimizer.state.get(param, {}).items()
     }
@@ -108,7 +106,7 @@ def _restore_optimizer(state: TrainState, saved: Mapping[str, Tensor]) -> None:
     for key, value in saved.items():
         slot, _, name = key.partition("/")
         slots.setdefault(name, {})[slot] = value
-    inner = getattr(state.optimizer, "optimizer", state.optimizer)
+    inner = state.bare_optimizer
     fused = bool(inner.defaults.get("fused"))
     for name, param in _named(state):
         if name in slots:

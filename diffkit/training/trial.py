@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffkit.models.devices import keep_memory
+from diffkit.models.text_network import TrainedNetwork
 from diffkit.recipes.schema import Recipe
 from diffkit.training import build, fast
 from diffkit.training.ema import EMA
@@ -102,7 +104,7 @@ def time_updates(
         batch = -(-batch // 2)
     if fixed + batch * per_image > 0.7 * _free(device):
         return None
-    fast.keep_memory()
+    keep_memory()
     with torch.random.fork_rng(devices=[]):
         network = _network(recipe, shape, num_classes, device).to(device)
         inputs = _inputs(network, batch, device)
@@ -152,7 +154,7 @@ def _free(device: torch.device) -> float:
         return float("inf")
 
 
-def _network(recipe: Recipe, shape: tuple[int, int, int], num_classes: int, device: torch.device) -> build.Network:
+def _network(recipe: Recipe, shape: tuple[int, int, int], num_classes: int, device: torch.device) -> TrainedNetwork:
     # The words are not known before the dataset is read; their rows of the text encoder are a matter of kilobytes.
     network = build.new_network(recipe, shape, num_classes, ["a picture"])
     build.set_up(network, recipe, device)
@@ -160,7 +162,7 @@ def _network(recipe: Recipe, shape: tuple[int, int, int], num_classes: int, devi
     return network
 
 
-def _inputs(network: build.Network, batch: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
+def _inputs(network: TrainedNetwork, batch: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
     size = int(network.unet.config.sample_size)
     images = torch.rand(batch, network.channels, size, size, device=device)
     zeros = torch.zeros(batch, dtype=torch.long, device=device)

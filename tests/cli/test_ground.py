@@ -218,6 +218,10 @@ class TestErrors:
             ("`classes` and `label`", "--class and --class"),
             ("`weights`, `views`, `prompts`", "--weight, --view, --prompt"),
             ("`image` with `mask` and `num` 3", "IMAGE with MASK and --num 3"),
+            ("`dataset.on_error=skip`, or `dataset.channels=3`", "--set dataset.on_error=skip, or --channels 3"),
+            ("`output.dir` or `force_resume`", "--out or --force-resume"),
+            ("`set` training.lr: no", "--set training.lr: no"),
+            ("`training.batch_size`: it is 0", "--batch-size: it is 0"),
             *[(text, text) for text in ("run `make check`", "read `~/.cache`", "use `GridDDIM`")],
         ],
     )  # fmt: skip

@@ -87,7 +87,7 @@ def test_check_warns_of_colour_that_the_sample_misses(tmp_path, caplog):
         picture(k, mode="RGB" if k == 1 else "L").save(tmp_path / f"{k:03d}.png")
     report = check(DatasetSpec(name=str(tmp_path)))
     assert (report.colour, report.training["channels"]) == (1, 1)
-    assert "give --channels 3" in caplog.text
+    assert "`dataset.channels=3`" in caplog.text
 
 
 def test_preview_shows_what_training_sees(mixed, tmp_path, run_cli):

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import diffusers
 import pytest
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
 from diffkit.engine.sampler_names import SAMPLERS, canonical
-from diffkit.engine.samplers import GridDDIM, GridDDPM, make_sampler
+from diffkit.engine.samplers import GridDDIM, GridDDPM, make_sampler, spacing_notice
 from diffkit.errors import UsageError
 
 DIFFUSION = [name for name, row in SAMPLERS.items() if not row.flow]
@@ -54,6 +55,20 @@ def test_spacing_is_an_option() -> None:
         make_sampler("ddim", DDPMScheduler(), spacing="log")
     with pytest.raises(UsageError, match="grid of its own"):
         make_sampler("dpm++single", DDPMScheduler(), spacing="leading")
+
+
+@pytest.mark.parametrize("name", DIFFUSION)
+def test_a_spacing_that_the_model_does_not_name_is_the_sampler_s_own_and_said(name: str) -> None:
+    """As in diffusers: `from_config` hands over what a configuration says, and no defaults of its class."""
+    cls = getattr(diffusers, SAMPLERS[name].cls)
+    own = cls().config.get("timestep_spacing")  # None: it has a grid of its own
+    silent, spoken = DDPMScheduler(), DDPMScheduler(timestep_spacing="trailing")
+    made = make_sampler(name, silent)
+    assert made.config.get("timestep_spacing") == cls.from_config(silent.config).config.get("timestep_spacing") == own
+    assert bool(spacing_notice(made, silent)) == (own not in (None, "leading"))
+    kept = make_sampler(name, spoken)
+    assert own is None or kept.config.timestep_spacing == "trailing"
+    assert not spacing_notice(kept, spoken)
 
 
 def test_flows_and_diffusions_do_not_mix() -> None:

@@ -201,13 +201,13 @@ class TestErrors:
     def test_environment_and_sets_are_named_as_the_place(self, write: Any) -> None:
         error = fails(write(""), environ={"DIFFKIT_TRAINING__LRR": "1"})
         assert error.message == "DIFFKIT_TRAINING__LRR: unknown key 'training.lrr'"
-        assert fails(write(""), sets=["training.lr=nan"]).message.startswith("--set training.lr: training.lr is 'nan'")
-        assert fails(write(""), sets=["training.lr=.nan"]).message == "--set training.lr: .nan is not a finite number"
-        assert fails(write(""), sets=["training.lr=[1"]).message.startswith("--set training.lr:")
+        assert fails(write(""), sets=["training.lr=nan"]).message.startswith("`set` training.lr: training.lr is 'nan'")
+        assert fails(write(""), sets=["training.lr=.nan"]).message == "`set` training.lr: .nan is not a finite number"
+        assert fails(write(""), sets=["training.lr=[1"]).message.startswith("`set` training.lr:")
         assert "dotted.path=value" in fails(write(""), sets=["training.lr"]).message
         assert "is a value, not a section" in fails(write(""), sets=["training=1", "training.lr=1"]).message
         assert fails(write(""), flags={"training.batch_size": 0}).message.startswith(
-            "--batch-size: training.batch_size is 0"
+            "`training.batch_size`: training.batch_size is 0"
         )
 
     def test_unknown_recipes_name_the_nearest(self) -> None:

@@ -67,7 +67,7 @@ def test_a_run_whose_data_has_changed(tiny, pictures, caplog, change, sets, said
         with pytest.raises(UsageError, match=f"dataset {pictures} has changed .*: {said}$") as caught:
             fit(recipe)
         assert caught.value.exit_code == 2
-        assert "--force-resume" in caught.value.hint
+        assert "`force_resume`" in caught.value.hint
     else:
         fit(recipe)
     caplog.clear()

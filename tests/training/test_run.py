@@ -17,9 +17,9 @@ from PIL import Image
 from tiny_run import TINY, assert_same_run, final_tensors
 
 from diffkit.errors import NumericalError, ResourceError, Terminated, UsageError
-from diffkit.training import checkpoint, fit
-from diffkit.training import loop as loop_module
+from diffkit.training import checkpoint, fit, rng
 from diffkit.training import run as run_module
+from diffkit.training.objectives import OBJECTIVES
 
 
 class Crash(Exception):
@@ -112,7 +112,7 @@ def test_another_recipe_is_refused_and_free_fields_are_not(tiny):
     fit(tiny())
     with pytest.raises(UsageError, match=r"training.lr: 0.001 -> 0.01") as caught:
         fit(tiny("training.lr=0.01"))
-    assert "--force-resume" in caught.value.hint
+    assert "`force_resume`" in caught.value.hint
     assert fit(tiny("training.checkpoint_every=3", "training.log_every=5"))["step"] == 12
 
 
@@ -128,15 +128,25 @@ def test_every_broken_checkpoint_but_one_is_survived(tiny):
         assert torch.equal(value, before[name])
 
 
+def at_each_loss(monkeypatch, change):
+    """Let `change(step, x0)` return the images that the loss of an update is computed on."""
+    place, draw_from, row = {}, rng.generator, OBJECTIVES["sample"]
+    loss = row.loss
+
+    def generator(device, seed, *position):
+        place["step"] = position[1] if position[0] == "noise" else None
+        return draw_from(device, seed, *position)
+
+    def changed(self, network, x0, labels, draw):
+        return loss(self, network, x0 if place["step"] is None else change(place["step"], x0), labels, draw)
+
+    monkeypatch.setattr(rng, "generator", generator)
+    monkeypatch.setattr(row, "loss", changed)
+
+
 def poison(monkeypatch, steps):
     """Make the loss NaN at the given steps."""
-    original = loop_module._one_part
-
-    def broken(state, images, *args):
-        bad = state.step in steps
-        return original(state, images * math.nan if bad else images, *args)
-
-    monkeypatch.setattr(loop_module, "_one_part", broken)
+    at_each_loss(monkeypatch, lambda step, x0: x0 * math.nan if step in steps else x0)
 
 
 def test_one_bad_gradient_is_skipped_and_counted(tiny, monkeypatch):
@@ -158,14 +168,14 @@ def test_gradients_that_stay_bad_end_the_run_and_keep_the_last_good_checkpoint(t
 
 def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(tiny, monkeypatch, caplog):
     whole = fit(tiny(out="whole"))
-    original, tight = loop_module._one_part, 4
+    tight = 4
 
-    def small_memory(state, images, labels, draw, objective, accelerator, rows, micro):
-        if state.step >= 5 and rows[1] - rows[0] > tight:
+    def small_memory(step, x0):
+        if step >= 5 and len(x0) > tight:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return original(state, images, labels, draw, objective, accelerator, rows, micro)
+        return x0
 
-    monkeypatch.setattr(loop_module, "_one_part", small_memory)
+    at_each_loss(monkeypatch, small_memory)
     with caplog.at_level("WARNING"):
         summary = fit(tiny(out="tight"))
     assert "out of memory at step 5" in caplog.text

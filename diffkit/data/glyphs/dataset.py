@@ -12,7 +12,6 @@ import logging
 import os
 import threading
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from diffkit.data.glyphs import drawing
 from diffkit.data.glyphs.composition import SPLITS, Plan
 from diffkit.data.glyphs.fonts import STROKES, Masks, letter_masks
 from diffkit.data.glyphs.wording import INKS
-from diffkit.data.sources import Labels, Source
+from diffkit.data.sources import Source
 from diffkit.data.streaming import Examples
 from diffkit.errors import DataError, ModelError, UsageError
 from diffkit.recipes.schema import DatasetSpec
@@ -61,7 +60,7 @@ class Glyphs:
     seed: int = 0
 
     def open(self, spec: DatasetSpec) -> Source:
-        """See `Row`.
+        """Find MNIST, and make the pictures from it as they are read.
 
         Raises:
             DataError: An unknown split or column, or a local copy that holds no digits of ten classes.
@@ -115,6 +114,7 @@ class Digits:
 def _digits(place: str, split: str) -> Digits:
     """MNIST for one of our splits; raises as `Glyphs.open`."""
     from diffkit.data.datasets import open_images  # it registers this row
+    from diffkit.data.hub import download_command
 
     theirs = "test" if split == "test" else "train"
     try:
@@ -122,7 +122,7 @@ def _digits(place: str, split: str) -> Digits:
     except ModelError as error:
         raise ModelError(
             f"dataset glyphs draws the digits of MNIST: {error.message}",
-            f"Where there is a network, run `hf download --repo-type dataset {HUB}` first; or name a local copy "
+            f"Where there is a network, run `{download_command(HUB)}` first; or name a local copy "
             f"(a folder of parquet files or of images by class): glyphs:FOLDER, or {ENVIRONMENT}=FOLDER.",
         ) from None
     assert not isinstance(source, Examples)
@@ -140,7 +140,7 @@ def _digits(place: str, split: str) -> Digits:
     return digits
 
 
-class GlyphSource:
+class GlyphSource(Source):
     """The pictures of `Glyphs`; see `Source`.
 
     Args:
@@ -154,8 +154,6 @@ class GlyphSource:
         plan: What every picture shows.
     """
 
-    labels: Labels | None = None
-    class_names: list[str] | None = None
     has_captions = True
 
     def __init__(self, digits: Digits, *, size: int, seed: int, split: str, pixels: int) -> None:
@@ -177,29 +175,20 @@ class GlyphSource:
         return len(self.plan)
 
     def read(self, index: int, draft: int | None = None) -> Image.Image:
-        """See `Source`."""
         block, row = divmod(int(index), BLOCK)
         with self._lock:
             if block not in self._blocks:
                 self._blocks[block] = self.render(np.arange(block * BLOCK, min((block + 1) * BLOCK, len(self))))
         return Image.fromarray(self._blocks[block][row])
 
-    def blob(self, index: int) -> bytes:
-        """See `Source`; a PNG."""
-        buffer = BytesIO()
-        self.read(index).save(buffer, "PNG")
-        return buffer.getvalue()
-
     def where(self, index: int) -> str:
-        """See `Source`."""
         return f"glyphs, {self._split}[{index}]"
 
     def caption(self, index: int) -> str:
-        """See `Source`."""
         return self.plan.caption(int(index))
 
     def fingerprint(self, length: int) -> str:
-        """See `Source`: the digits, the letters and the plan."""
+        # The digits, the letters and the plan: pictures follow from these.
         kinds = (self.plan.kind, self.plan.glyph, self.plan.shape, self.plan.ink, self.plan.ground)
         parts = [np.ascontiguousarray(kind[:length]).tobytes() for kind in kinds]
         return fingerprint.of_blobs([self._digits.fingerprint().encode(), self._letters.tobytes(), *parts])

@@ -1,0 +1,98 @@
+"""What a model says of itself, from its configuration alone: all that the rest of the house has to know of it.
+
+A family makes it (`diffkit.models`) before weights are read, and no torch is needed to ask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model's network, as its repository has it.
+
+    Attributes:
+        folder: Its sub-folder, "" where it lies at the root.
+        kind: Its class in diffusers, such as UNet2DModel.
+        config: Its configuration.
+    """
+
+    folder: str
+    kind: str
+    config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model is, from its configuration alone: sizes, colours, conditioning, and the defaults that suit it.
+
+    Attributes:
+        id: Hub id or folder, as it was given.
+        revision: The commit, or None for a folder.
+        family: Name of the family's file in `diffkit.models`.
+        pipeline: Class name in model_index.json, or of the bare network.
+        channels: Channels of its pictures, 1 or 3.
+        size: (height, width) of its pictures, pixels.
+        sample: (C, h, w) of what the network denoises: pixels, padded where need be, or latents.
+        network: The network and where it lies.
+        scheduler: The scheduler it was trained with; read it, and never set its timesteps.
+        conditioning: What it is told: "none", a "class", or a "text".
+        classes: Names of the classes in label order, no two alike.
+        synonyms: Further names of classes, and their labels.
+        text_encoder: Kind of its text encoder, "clip" or "t5"; "" where it takes no prompts.
+        null: Whether it knows the empty condition, which guidance needs.
+        guidance: Classifier-free guidance scale that suits it: 0 unconditional, 1 conditional, above 1 guided.
+        illusion_guidance: The scale that suits several prompts in one picture.
+        source: What it draws from: "noise", an image with a "mask" (inpainting), or a "small" image (upscaling).
+        latent: Whether it works on latents of a VAE rather than on pixels.
+        one_step: It denoises in one call and has no timesteps.
+        noise_level: Of a model that draws from a small image: the noise on that image that suits it, in timesteps.
+        input_multiple: Of the same: what the sides of the small image are multiples of; 0 where its size is fixed.
+        record: What diffkit wrote of a model that it trained (`diffkit.json`); empty for others.
+        vocabulary: Tokens of a model of captions that diffkit trained; None where nothing is known.
+    """
+
+    id: str
+    revision: str | None
+    family: str
+    pipeline: str
+    channels: int
+    size: tuple[int, int]
+    sample: tuple[int, int, int]
+    network: Network
+    scheduler: SchedulerMixin = field(repr=False)
+    conditioning: Literal["none", "class", "text"] = "none"
+    classes: tuple[str, ...] = field(default=(), repr=False)
+    synonyms: Mapping[str, int] = field(default_factory=dict, repr=False)
+    text_encoder: str = ""
+    null: bool = False
+    guidance: float = 1.0
+    illusion_guidance: float = 1.0
+    source: Literal["noise", "mask", "small"] = "noise"
+    latent: bool = False
+    one_step: bool = False
+    noise_level: int = 0
+    input_multiple: int = 0
+    record: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    vocabulary: tuple[str, ...] | None = field(default=None, repr=False)
+
+    @property
+    def timesteps(self) -> int:
+        """T, the number of levels of its noise schedule."""
+        return int(self.scheduler.config.num_train_timesteps)
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent on each side; 1 for models of pixels."""
+        return max(1, self.size[0] // self.sample[1]) if self.latent else 1
+
+    @property
+    def text(self) -> bool:
+        """Whether it takes prompts."""
+        return self.conditioning == "text"
