@@ -50,20 +50,10 @@ class Report:
     training: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able."""
-        return {
-            "images": self.images,
-            "readable": self.images - len(self.broken),
-            "broken": [{"file": where, "reason": reason} for where, reason in self.broken],
-            "sizes": dict(self.sizes.most_common()),
-            "modes": dict(self.modes.most_common()),
-            "formats": dict(self.formats.most_common()),
-            "colour": self.colour,
-            "classes": self.classes,
-            "captioned": self.captioned,
-            "duplicates": self.duplicates,
-            "training": self.training,
-        }
+        """Return it in JSON's types, what is frequent first."""
+        counts = {name: dict(getattr(self, name).most_common()) for name in ("sizes", "modes", "formats")}
+        broken = [{"file": where, "reason": reason} for where, reason in self.broken]
+        return {**vars(self), "readable": self.images - len(self.broken), "broken": broken, **counts}
 
 
 @dataclass

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffkit.engine.sampling import draw_noise
 from diffkit.errors import UsageError
+from diffkit.models.classes import class_label
 from diffkit.models.options import LoadOptions
 from diffkit.types import Codec, Cond, Model, ModelInfo, Prediction
 
@@ -25,19 +26,23 @@ class BaseModel:
     Attributes:
         info: What it is.
         device: Where it runs.
+        network: What predicts, where it is loaded at once.
+        options: How it was loaded, for further models that are to be loaded likewise.
         row_limit: Most rows in one network call.
         prompts: What encodes prompts, where it takes any.
     """
 
     info: ModelInfo
     device: torch.device
+    network: nn.Module
+    options: LoadOptions
     row_limit: int | None = None
     prompts: PromptEncoder | None = None
 
     @property
-    def options(self) -> LoadOptions:
-        """How it was loaded, for further models that are to be loaded likewise."""
-        return LoadOptions(device=self.device)
+    def parameters(self) -> int:
+        """Number of the network's parameters."""
+        return sum(p.numel() for p in self.network.parameters())
 
     @property
     def scheduler(self) -> SchedulerMixin:
@@ -70,6 +75,21 @@ class BaseModel:
         )
 
 
+def class_cond(names: Sequence[str | None], info: ModelInfo, device: torch.device) -> Cond:
+    """Turn class names or numbers into a condition; None or "" is the null class.
+
+    Raises:
+        UsageError: Not a class of this model.
+    """
+    labels = torch.tensor([class_label(name, info) for name in names], dtype=torch.long)
+    return Cond({"class_labels": labels.to(device)})
+
+
+def unpacked(out: Tensor, x: Tensor) -> Prediction:
+    """Part a network's output for x (B, C, H, W): 2 C channels are a prediction and a learned variance, C the first."""
+    return Prediction(*out.float().split(x.shape[1], dim=1))
+
+
 def plain(model: Model) -> Model:
     """Return the model inside all wrappers."""
     while isinstance(model, WrappedModel):
@@ -89,53 +109,42 @@ class WrappedModel:
 
     @property
     def info(self) -> ModelInfo:
-        """What it is."""
         return self.inner.info
 
     @property
     def scheduler(self) -> SchedulerMixin:
-        """The inner model's."""
         return self.inner.scheduler
 
     @property
     def codec(self) -> Codec:
-        """The inner model's."""
         return self.inner.codec
 
     @property
     def device(self) -> torch.device:
-        """The inner model's."""
         return self.inner.device
 
     @property
     def row_limit(self) -> int | None:
-        """The inner model's."""
         return self.inner.row_limit
 
     @property
     def parameters(self) -> int:
-        """The inner model's."""
         return self.inner.parameters
 
     @property
     def encode_seconds(self) -> float:
-        """The inner model's."""
         return self.inner.encode_seconds
 
     def noise(self, generators: Sequence[torch.Generator]) -> Tensor:
-        """Draw as the inner model does."""
         return self.inner.noise(generators)
 
     def encode(self, prompts: Sequence[str | None]) -> Cond:
-        """Encode as the inner model does."""
         return self.inner.encode(prompts)
 
     def uncond(self, batch: int) -> Cond:
-        """The inner model's empty condition."""
         return self.inner.uncond(batch)
 
     def screen(self, images: Tensor) -> tuple[Tensor, list[bool]]:
-        """Judge as the inner model does."""
         return self.inner.screen(images)
 
     def at(self, height: int, width: int) -> Model:
@@ -145,9 +154,7 @@ class WrappedModel:
     def image_cond(
         self, images: Tensor, generators: Sequence[torch.Generator], *, mask: Tensor | None = None, noise_level: int = 0
     ) -> Cond:
-        """As the inner model is told of an image."""
         return self.inner.image_cond(images, generators, mask=mask, noise_level=noise_level)
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Prediction:
-        """Predict as the inner model does."""
         return self.inner(x, t, cond)

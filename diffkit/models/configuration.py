@@ -39,7 +39,7 @@ def read_record(repo: Repo) -> tuple[dict[str, Any], RunMeta | None]:
     if data is None:
         return {}, None
     try:
-        return data, RunMeta.from_dict(data)
+        return data, RunMeta.read(data)
     except ModelError as error:
         raise ModelError(f"{repo.id}: {error.message}", "Put the file right.") from None
 

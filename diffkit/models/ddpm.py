@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from diffkit.engine.samplers import is_flow
 from diffkit.errors import ModelError, UsageError
 from diffkit.models.attention import set_attention
-from diffkit.models.base import BaseModel
-from diffkit.models.classes import class_label
+from diffkit.models.base import BaseModel, class_cond, unpacked
 from diffkit.models.configuration import (
     check_multiple,
     check_record,
@@ -96,6 +95,8 @@ class DDPM(BaseModel):
         compile: Compile the network at its first call.
     """
 
+    network: TrainedNetwork
+
     def __init__(
         self,
         network: TrainedNetwork,
@@ -109,6 +110,7 @@ class DDPM(BaseModel):
         compile: bool = False,
     ) -> None:
         self.device, self.dtype = torch.device(device), dtype
+        self.options = LoadOptions(device=self.device)
         # requires_grad stays as it is: torch's matmul takes another path without it, and the last bits with it.
         self.network = network.to(self.device, dtype).eval()
         set_attention(network.unet, attention, self.device)
@@ -118,11 +120,6 @@ class DDPM(BaseModel):
         self.info = info or _info_of(network, scheduler, meta)
         self._prediction = meta.prediction
         self.codec = PixelCodec(self.info.size, self.info.sample[1:])
-
-    @property
-    def parameters(self) -> int:
-        """Number of the network's parameters."""
-        return sum(p.numel() for p in self.network.parameters())
 
     def encode(self, prompts: Sequence[str | None]) -> Cond:
         """Turn class names or numbers into a condition; None or "" is the null class.
@@ -137,8 +134,7 @@ class DDPM(BaseModel):
                     f"class {wanted[0]!r}: this model is unconditional and has no classes", "Leave `classes` out."
                 )
             return Cond()
-        labels = torch.tensor([class_label(p, self.info) for p in prompts], dtype=torch.long)
-        return Cond({"class_labels": labels.to(self.device)})
+        return class_cond(prompts, self.info, self.device)
 
     def uncond(self, batch: int) -> Cond:
         """Return the null class for `batch` rows, what guidance needs.
@@ -158,14 +154,12 @@ class DDPM(BaseModel):
         # Asynchronously: a plain .to() would wait for the GPU once per step.
         t = t.to(self.device, non_blocking=True)
         blind = self._prediction in ("linear_mix", "one_step")
-        out = self._called(x.to(self.dtype), torch.zeros_like(t) if blind else t, labels).float()
+        out = self._called(x.to(self.dtype), torch.zeros_like(t) if blind else t, labels)
         if self._prediction == "linear_mix":
             # x_a = (1 - a) x0 + a noise, so noise - x0 = (x_a - x0) / a; a = t / T > 0 on every sampling grid.
             amount = (t / self.scheduler.config.num_train_timesteps).reshape(-1, 1, 1, 1)
-            return Prediction((x - out) / amount)
-        if out.shape[1] == 2 * x.shape[1]:
-            return Prediction(*out.chunk(2, dim=1))
-        return Prediction(out)
+            return Prediction((x - out.float()) / amount)
+        return unpacked(out, x)
 
 
 def info(repo: Repo) -> ModelInfo:

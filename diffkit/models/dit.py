@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from diffkit.errors import UsageError
-from diffkit.models.base import BaseModel
-from diffkit.models.classes import class_label
+from diffkit.models.base import BaseModel, class_cond, unpacked
 from diffkit.models.configuration import (
     check_multiple,
     field_of,
@@ -25,7 +24,7 @@ from diffkit.models.configuration import (
     whole_number,
     wrong,
 )
-from diffkit.models.latents import FOLDER, load_vae, make_codec, vae_config, vae_scaling
+from diffkit.models.latents import FOLDER, LatentCodec, load_vae, make_codec, vae_config, vae_scaling
 from diffkit.models.memory import count_parameters, default_dtype, make_plan, place
 from diffkit.models.options import LoadOptions
 from diffkit.models.repo import Repo
@@ -55,34 +54,19 @@ class DiT(BaseModel):
         self,
         network: DiTTransformer2DModel,
         info: ModelInfo,
-        codec: Any,
+        codec: LatentCodec,
         options: LoadOptions,
         dtype: torch.dtype,
         row_limit: int | None,
     ) -> None:
         self.info, self.codec, self.device, self.dtype = info, codec, torch.device(options.device), dtype
-        self.row_limit, self._options = row_limit, options
+        self.row_limit, self.options = row_limit, options
         self.network = network.requires_grad_(False)
         self._called: Any = torch.compile(self.network) if options.compile else self.network
 
-    @property
-    def options(self) -> LoadOptions:
-        """How it was loaded."""
-        return self._options
-
-    @property
-    def parameters(self) -> int:
-        """Number of the transformer's parameters."""
-        return sum(p.numel() for p in self.network.parameters())
-
     def encode(self, prompts: Sequence[str | None]) -> Cond:
-        """Turn class names or numbers into a condition; None or "" is the null class.
-
-        Raises:
-            UsageError: Not a class of this model.
-        """
-        labels = torch.tensor([class_label(p, self.info) for p in prompts], dtype=torch.long)
-        return Cond({"class_labels": labels.to(self.device)})
+        """See `class_cond`."""
+        return class_cond(prompts, self.info, self.device)
 
     def uncond(self, batch: int) -> Cond:
         """Return the null class for `batch` rows, what guidance needs."""
@@ -92,10 +76,7 @@ class DiT(BaseModel):
         """Predict from x (B, C, h, w), already scaled as the scheduler asks, at t (shape () or (B,))."""
         t = t.to(self.device, non_blocking=True).expand(len(x))
         labels = cond.tensors["class_labels"]
-        out = self._called(x.to(self.dtype), timestep=t, class_labels=labels, return_dict=False)[0].float()
-        if out.shape[1] == 2 * x.shape[1]:
-            return Prediction(*out.chunk(2, dim=1))
-        return Prediction(out)
+        return unpacked(self._called(x.to(self.dtype), timestep=t, class_labels=labels, return_dict=False)[0], x)
 
 
 def info(repo: Repo) -> ModelInfo:

@@ -5,9 +5,9 @@ Stock diffusers ignores the file; without it, a model's meaning is read from its
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field, fields
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from diffkit import __version__
 from diffkit.errors import ModelError
@@ -15,8 +15,7 @@ from diffkit.errors import ModelError
 FILE = "diffkit.json"
 
 
-@dataclass(frozen=True)
-class RunMeta:
+class RunMeta(BaseModel):
     """How a model was trained, as far as sampling has to know it.
 
     Attributes:
@@ -32,9 +31,11 @@ class RunMeta:
         null_class: True when the embedding holds one more row than there are classes, for guidance.
     """
 
+    model_config = ConfigDict(frozen=True, strict=True)  # unknown keys, of later versions, are ignored
+
     prediction: str = "epsilon"
     conditioning: str = "none"
-    class_names: list[str] = field(default_factory=list)
+    class_names: list[str] = []
     resolution: int = 0
     channels: int = 3
     sigma: float | None = None
@@ -45,34 +46,19 @@ class RunMeta:
 
     def to_json(self) -> str:
         """Return the file's text."""
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+        return self.model_dump_json(indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> RunMeta:
-        """Read the file's text; unknown keys, of later versions, are ignored.
+    def read(cls, data: Any) -> RunMeta:
+        """Make it of the file's decoded JSON.
 
         Raises:
-            ModelError: It is not a JSON object, or a value has the wrong type.
+            ModelError: It is no object, or a value has the wrong type.
         """
         try:
-            data = json.loads(text)
-        except ValueError as error:
-            raise ModelError(f"{FILE} is not valid JSON: {error}") from None
-        return cls.from_dict(data)
-
-    @classmethod
-    def from_dict(cls, data: Any) -> RunMeta:
-        """As `from_json`, from the decoded object."""
-        kinds: dict[str, Any] = {
-            "prediction": str, "conditioning": str, "class_names": list, "resolution": int, "channels": int,
-            "sigma": (float, int, type(None)), "recipe": str, "version": str, "null_class": bool,
-            "text_encoder": str,
-        }  # fmt: skip
-        if not isinstance(data, dict):
-            raise ModelError(f"{FILE} holds no JSON object")
-        known = {f.name: data[f.name] for f in fields(cls) if f.name in data}
-        for key, value in known.items():
-            good = isinstance(value, kinds[key]) and (kinds[key] is bool or not isinstance(value, bool))
-            if not good or (key == "class_names" and not all(isinstance(name, str) for name in value)):
-                raise ModelError(f"{FILE}: {key} is {value!r}, of the wrong type")
-        return cls(**known)
+            return cls.model_validate(data)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            if not first["loc"]:
+                raise ModelError(f"{FILE} holds no JSON object") from None
+            raise ModelError(f"{FILE}: {first['loc'][0]} is {data[first['loc'][0]]!r}, of the wrong type") from None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,10 @@ from torch import Tensor
 
 from diffkit.errors import DiffkitError, ModelError, UsageError
 from diffkit.models.repo import Repo
-from diffkit.models.weights import find_weights, load_config, quiet_libraries
+from diffkit.models.weights import find_weights, load_config, quiet_libraries, read_tensors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 LOG = logging.getLogger("diffkit.models")
 
@@ -35,6 +38,7 @@ class Safety:
         mode: auto (used where the repository has one that loads), on (an error where not) or off (the user's choice).
         device: Where to judge.
         prefer: Weight variant to take where it is there.
+        allow_pickle: Also read `.bin`.
         own: A model that diffkit trained, which never holds a checker.
 
     Raises:
@@ -42,11 +46,20 @@ class Safety:
         ModelError: Mode "on" and there is none.
     """
 
-    def __init__(self, repo: Repo, mode: str, device: torch.device, prefer: str = "", *, own: bool = False) -> None:
+    def __init__(
+        self,
+        repo: Repo,
+        mode: str,
+        device: torch.device,
+        prefer: str = "",
+        *,
+        allow_pickle: bool = False,
+        own: bool = False,
+    ) -> None:
         if mode not in MODES:
             raise UsageError(f"safety {mode!r} is not one of {', '.join(MODES)}")
-        self.repo, self.mode, self.device, self.prefer = repo, mode, device, prefer
-        self._checker: Any = None
+        self.repo, self.mode, self.device, self.prefer, self.allow_pickle = repo, mode, device, prefer, allow_pickle
+        self._checker: PreTrainedModel | None = None
         self.active = mode != "off" and repo.has("safety_checker/config.json")
         if mode == "on" and not self.active:
             raise ModelError(f"{repo.id} holds no safety checker", "Leave the safety option at auto.")
@@ -67,10 +80,10 @@ class Safety:
         black = torch.tensor(flags, device=images.device).reshape(-1, 1, 1, 1)
         return torch.where(black, torch.full_like(images, -1.0), images), flags
 
-    def _load(self) -> Any:
+    def _load(self) -> PreTrainedModel | None:
         if self._checker is None:
             try:
-                self._checker = load_checker(self.repo, self.prefer).to(self.device)
+                self._checker = load_checker(self.repo, self.prefer, allow_pickle=self.allow_pickle).to(self.device)
             except Exception as error:
                 if self.mode == "on" or isinstance(error, MemoryError):
                     raise
@@ -80,35 +93,29 @@ class Safety:
         return self._checker
 
 
-def load_checker(repo: Repo, prefer: str = "") -> Any:
-    """Build the checker and fill it from safetensors.
+def load_checker(repo: Repo, prefer: str = "", *, allow_pickle: bool = False) -> PreTrainedModel:
+    """Build the checker and fill it from its weights.
 
     `from_pretrained` of transformers 5 refuses IFSafetyChecker (its class misses an initialisation step that only
     loading and tying of weights need), so the module is made and filled directly.
 
     Raises:
-        ModelError: Unknown class, no safetensors, or missing tensors.
+        ModelError: Unknown class, no weights that may be read, or missing tensors.
     """
-    from safetensors.torch import load_file
     from transformers import CLIPConfig
 
     entry = (repo.json("model_index.json") or {}).get("safety_checker") or [None, None]
     config = load_config(repo, "safety_checker", "config.json")
     name = entry[1] or (config.get("architectures") or [""])[0]
     if name == "IFSafetyChecker":
-        from diffusers.pipelines.deepfloyd_if.safety_checker import IFSafetyChecker as Checker
+        from diffusers.pipelines.deepfloyd_if.safety_checker import IFSafetyChecker as kind
     elif name == "StableDiffusionSafetyChecker":
-        from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker as Checker
+        from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker as kind
     else:
         raise ModelError(f"{repo.id}: unknown safety checker {name!r}")
-    weights = find_weights(repo, "safety_checker", "model", prefer=prefer)
-    state: dict[str, Tensor] = {}
-    for part in weights.names:
-        path = repo.file(part)
-        assert path is not None
-        state.update(load_file(path))
+    state = read_tensors(repo, find_weights(repo, "safety_checker", "model", prefer=prefer, allow_pickle=allow_pickle))
     with quiet_libraries():
-        checker = Checker(CLIPConfig.from_dict(config))
+        checker: PreTrainedModel = kind(CLIPConfig.from_dict(config))
     found = {_plain(name): value.float() for name, value in state.items()}
     wanted = {name: _plain(name) for name in checker.state_dict() if not name.endswith("position_ids")}
     missing = [name for name, plain in wanted.items() if plain not in found]
@@ -124,7 +131,7 @@ def _plain(name: str) -> str:
 
 
 @torch.no_grad()
-def judge(checker: Any, images: Tensor) -> list[bool]:
+def judge(checker: PreTrainedModel, images: Tensor) -> list[bool]:
     """Return for each picture (B, 3, H, W) in [-1, 1] whether the checker flags it, for content or for a watermark."""
     small = (images.float() / 2 + 0.5).clamp(0, 1)
     scale = _SIZE / min(small.shape[-2:])

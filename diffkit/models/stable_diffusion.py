@@ -109,7 +109,7 @@ class StableDiffusion(TextModel):
         # Some VAEs overflow in fp16. Those of 1.x and 2.x do not and say nothing; the upscaler's does and says nothing.
         upcast = self.vae_config.get("force_upcast", self.info.source == "small")
         dtype = torch.float32 if self.dtype == torch.float16 and upcast else self.dtype
-        return load_vae(self.repo, self._options, self.memory, self.device, dtype, self._prefer)
+        return load_vae(self.repo, self.options, self.memory, self.device, dtype, self._prefer)
 
 
 def info(repo: Repo) -> ModelInfo:

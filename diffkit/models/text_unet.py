@@ -11,13 +11,13 @@ import copy
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
 
 from diffkit.errors import UsageError
-from diffkit.models.base import BaseModel
+from diffkit.models.base import BaseModel, unpacked
 from diffkit.models.memory import MemoryPlan, count_parameters, default_dtype, make_plan, place
 from diffkit.models.options import LoadOptions
 from diffkit.models.repo import Repo
@@ -25,6 +25,9 @@ from diffkit.models.safety import Safety
 from diffkit.models.text import PromptEncoder
 from diffkit.models.weights import find_weights, load_component, preferred
 from diffkit.types import Cond, ModelInfo, Prediction
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
 LOG = logging.getLogger("diffkit.models")
 
@@ -50,14 +53,16 @@ class TextModel(BaseModel):
     def __init__(self, repo: Repo, info: ModelInfo, options: LoadOptions) -> None:
         if options.raw:
             raise UsageError("`raw` goes with runs that draw freely or by class, not by prompt", "Leave it out.")
-        self.repo, self.info, self._options = repo, info, options
+        self.repo, self.info, self.options = repo, info, options
         self.device = torch.device(options.device)
         self.dtype = options.dtype or default_dtype(self.device)
         # Of the UNet the variant has to be there; of the other parts it is taken where it is.
         self._prefer = options.variant or preferred(self.dtype)
         self.memory = self._plan(options.memory)
         self.row_limit = self.memory.max_batch
-        self.safety = Safety(repo, options.safety, self.device, self._prefer, own=bool(info.record))
+        self.safety = Safety(
+            repo, options.safety, self.device, self._prefer, allow_pickle=options.allow_pickle, own=bool(info.record)
+        )
         self.prompts = self._encoder = options.prompts or PromptEncoder(
             repo, info.text_encoder, device=self.device, dtype=self.dtype, eight_bit=self.memory.text_8bit,
             cache=options.cache, prefer=self._prefer, allow_pickle=options.allow_pickle,
@@ -70,26 +75,21 @@ class TextModel(BaseModel):
         )  # fmt: skip
 
     @property
-    def options(self) -> LoadOptions:
-        """How it was loaded."""
-        return self._options
-
-    @property
-    def unet(self) -> Any:
+    def unet(self) -> UNet2DConditionModel:
         """The network, loaded and placed at the first use."""
 
-        def make() -> Any:
+        def make() -> UNet2DConditionModel:
             from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
             unet = load_component(
-                self.repo, UNet2DConditionModel, self.info.network.folder, variant=self._options.variant,
-                dtype=self.dtype, allow_pickle=self._options.allow_pickle,
+                self.repo, UNet2DConditionModel, self.info.network.folder, variant=self.options.variant,
+                dtype=self.dtype, allow_pickle=self.options.allow_pickle,
             )  # fmt: skip
             unet.requires_grad_(False)
             if self.device.type == "cuda":
                 unet.to(memory_format=torch.channels_last)
             unet = place(unet, self.device, self.memory)
-            return torch.compile(unet) if self._options.compile else unet
+            return torch.compile(unet) if self.options.compile else unet
 
         return self._part("unet", make)
 
@@ -148,10 +148,8 @@ class TextModel(BaseModel):
             encoder_hidden_states=tensors["encoder_hidden_states"].to(self.dtype),
             class_labels=tensors.get("class_labels"),
             return_dict=False,
-        )[0].float()
-        if out.shape[1] == 2 * x.shape[1]:
-            return Prediction(*out.chunk(2, dim=1))
-        return Prediction(out)
+        )[0]
+        return unpacked(out, x)
 
     def _resized(self, height: int, width: int) -> Self:
         other = copy.copy(self)

@@ -233,22 +233,22 @@ def _fetched(repo: Repo, prefix: str, name: str) -> list[str]:
     return [prefix + shard for shard in shards]
 
 
-@contextmanager
-def unpickled(repo: Repo, weights: Weights, config: dict[str, Any], stem: str) -> Iterator[Path]:
-    """Context: a folder with `config.json` and the `.bin` tensors as safetensors, gone afterwards.
-
-    The way over a file lets the library's own `from_pretrained` convert old parameter names.
+def read_tensors(repo: Repo, weights: Weights) -> dict[str, Tensor]:
+    """Return the tensors of weight files by name, of `.bin` files as the restricted unpickler reads them.
 
     Raises:
         ModelError: A file holds anything but tensors; it is not executed.
     """
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import load_file
 
     tensors: dict[str, Tensor] = {}
     for name in weights.names:
         path = repo.file(name)
         assert path is not None
+        if not weights.pickled:
+            tensors.update(load_file(path))
+            continue
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
@@ -260,7 +260,18 @@ def unpickled(repo: Repo, weights: Weights, config: dict[str, Any], stem: str) -
             raise ModelError(f"{repo.id}: {name} is refused, it is no dictionary of tensors", repo.fetch_hint())
         # Tied tensors share memory, which safetensors does not store.
         tensors.update({str(key): value.detach().clone().contiguous() for key, value in state.items()})
+    return tensors
+
+
+@contextmanager
+def unpickled(repo: Repo, weights: Weights, config: dict[str, Any], stem: str) -> Iterator[Path]:
+    """Context: a folder with `config.json` and the `.bin` tensors as safetensors, gone afterwards.
+
+    The way over a file lets the library's own `from_pretrained` convert old parameter names; raises as `read_tensors`.
+    """
+    from safetensors.torch import save_file
+
     with tempfile.TemporaryDirectory(prefix="diffkit-") as folder:
-        save_file(tensors, Path(folder) / f"{stem}.safetensors", metadata={"format": "pt"})
+        save_file(read_tensors(repo, weights), Path(folder) / f"{stem}.safetensors", metadata={"format": "pt"})
         (Path(folder) / "config.json").write_text(json.dumps(config))
         yield Path(folder)

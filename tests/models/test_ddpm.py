@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -267,10 +268,17 @@ def test_the_blocked_kernel_has_the_plain_ones_gradients(
 def test_meta_ignores_what_it_does_not_know_and_refuses_wrong_types() -> None:
     original = meta("concat", 9)
     text = original.to_json().replace('"recipe"', '"from_the_future": 1, "recipe"')
-    assert RunMeta.from_json(text) == original
-    for bad in ("[]", "{", '{"resolution": "9"}', '{"class_names": "a"}'):
-        with pytest.raises(ModelError):
-            RunMeta.from_json(bad)
+    assert RunMeta.read(json.loads(text)) == original
+    for bad, said in (
+        ([], "no JSON object"),
+        ({"resolution": "9"}, "resolution is '9', of the wrong type"),
+        ({"channels": True}, "channels is True"),
+        ({"class_names": "a"}, "class_names is 'a'"),
+        ({"class_names": ["a", 1]}, "class_names is"),
+        ({"null_class": 1}, "null_class is 1"),
+    ):
+        with pytest.raises(ModelError, match=said):
+            RunMeta.read(bad)
 
 
 def test_parameters_are_counted_without_weights(tmp_path: Path) -> None:
