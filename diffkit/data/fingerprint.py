@@ -1,10 +1,15 @@
 """Whether a dataset is still the same: short texts that are others where the images, captions or classes are others.
 
 A checkpoint keeps them, so that a run does not go on with other data unnoticed. Modification times say nothing (a copy
-has new ones, and tools keep old ones over new contents); neither does the folder's place. All names and sizes count,
-but what is read is bounded, so that it costs seconds: of more than `SAMPLE` images evenly spaced ones, and of a large
-file evenly spaced pieces. So a change that keeps every size can go unnoticed in a large set; one in a PNG, JPEG or WebP
-rarely keeps it.
+has new ones, and tools keep old ones over new contents); neither does the folder's place, nor the fingerprint that
+`datasets` keeps, which follows names and times.
+
+What is noticed: every file that comes, goes or has another name, and every change of a size, in sets of any size; every
+other content of up to `SAMPLE` images of 64 KiB or less; all captions and classes; of a stream from the Hub its commit.
+What can go unnoticed, because reading is bounded to seconds: in a larger set, or in the middle of a larger file, a
+change that keeps the size of every file (in a PNG, JPEG or WebP it rarely does, in a BMP always); and all changes of a
+stream from the Hub whose commit nobody knows, since the Hub was out of reach and an old version of `datasets` had
+prepared it.
 """
 
 from __future__ import annotations

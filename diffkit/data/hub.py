@@ -156,10 +156,10 @@ def load_hub(spec: DatasetSpec) -> tuple[Any, str | None]:
     problem, commit = ("offline mode is on", None) if is_offline_mode() else _ask(spec)
     source = spec.name
     if problem:
-        table = _prepared(spec)
-        if table is not None:
+        prepared = _prepared(spec)
+        if prepared is not None:
             LOG.info("dataset %s: %s; what was prepared earlier is used", spec.name, problem)
-            return table, None
+            return prepared
         folder = _snapshot(spec)
         if folder is None:
             raise ModelError(f"dataset {spec.name!r}: {problem}, and it is not in the cache", _download_hint(spec))
@@ -249,8 +249,12 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def _prepared(spec: DatasetSpec) -> Any:
-    """The table that an earlier run made from the Hub's files, or None; it does not tell revisions apart."""
+def _prepared(spec: DatasetSpec) -> tuple[Any, str | None] | None:
+    """The table that an earlier run made from the Hub's files and the commit of these, or None.
+
+    `datasets` keeps it in a folder that is called by the commit, and takes the newest; one that an old version of it
+    wrote has another name, and its commit is not known.
+    """
     from datasets.packaged_modules.cache.cache import Cache
 
     if spec.revision is not None:
@@ -259,7 +263,8 @@ def _prepared(spec: DatasetSpec) -> Any:
     try:
         with _quietly():
             cached = Cache(repo_id=spec.name, dataset_name=name, config_name=spec.config, version="auto", hash="auto")
-            return cached.as_streaming_dataset(spec.split) if spec.streaming else cached.as_dataset(spec.split)
+            table = cached.as_streaming_dataset(spec.split) if spec.streaming else cached.as_dataset(spec.split)
+            return table, cached.hash if re.fullmatch(r"[0-9a-f]{40}", cached.hash or "") else None
     except Exception:  # not there, several configurations, or written by another version: then the snapshot decides
         return None
 

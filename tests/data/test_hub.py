@@ -31,7 +31,7 @@ def fill_hub_cache(revision="main"):
     return root / "snapshots" / commit
 
 
-def fill_datasets_cache(tmp_path, rows=7):
+def fill_datasets_cache(tmp_path, rows=7, commit="0123456789abcdef0123456789abcdef01234567"):
     """What a run with a network leaves: the prepared table under the Hub id."""
     import datasets
 
@@ -39,7 +39,7 @@ def fill_datasets_cache(tmp_path, rows=7):
     datasets.load_dataset("parquet", data_files=str(source), split="train")
     cache = Path(datasets.config.HF_DATASETS_CACHE)
     made = next(cache.glob("parquet/*/*/*/dataset_info.json")).parent
-    target = cache / "someone___some_set" / "default" / "0.0.0" / "abcdef"
+    target = cache / "someone___some_set" / "default" / "0.0.0" / commit
     shutil.copytree(made, target)
     (target / "parquet-train.arrow").rename(target / "some_set-train.arrow")
     info = target / "dataset_info.json"
@@ -88,6 +88,14 @@ def test_a_split_or_configuration_that_is_not_there():
 def test_what_an_earlier_run_prepared_is_used(tmp_path):
     fill_datasets_cache(tmp_path)
     assert loader(spec_of()).length == 7
+
+
+@pytest.mark.parametrize(("commit", "known"), [("89abcdef" * 5, True), ("abcdef", False)])
+def test_a_stream_of_what_was_prepared_is_known_by_its_commit(tmp_path, commit, known):
+    """An old version of `datasets` called the folder otherwise; then nothing is compared."""
+    fill_datasets_cache(tmp_path, commit=commit)
+    marks = open_dataset(spec_of(streaming=True)).fingerprint(captions=True, classes=True)
+    assert marks == ({"source": commit} if known else {})
 
 
 PROBE = """
