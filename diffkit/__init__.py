@@ -18,6 +18,7 @@ _EXPORTS = {
     "Step": "diffkit.types",
     "cfg": "diffkit.engine.guidance",
     "denoise": "diffkit.engine.sampling",
+    "evaluate": "diffkit.jobs.evaluate",
     "load": "diffkit.models",
     "load_recipe": "diffkit.recipes.reading",
     "train": "diffkit.training",

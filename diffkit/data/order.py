@@ -17,7 +17,7 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 # What the random number is for; two purposes never share one.
-ORDER, FLIP, CROP, HOLD_OUT, SHARDS, BLOCK = range(6)
+ORDER, FLIP, CROP, HOLD_OUT, SHARDS, BLOCK, EVALUATE = range(7)
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MUL_1 = np.uint64(0xBF58476D1CE4E5B9)

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from diffkit.errors import ModelError
@@ -42,6 +43,17 @@ class SmallCNN(nn.Module):
         """Return logits."""
         out: Tensor = self.layers(images)
         return out
+
+    def features(self, images: Tensor) -> Tensor:
+        """(N, C, R, R) in [-1, 1] -> (N, 6 width): the means over all places of what the four convolutions give."""
+        means, out = [], images
+        for layer in self.layers:
+            if isinstance(layer, nn.Flatten):
+                break
+            out = layer(out)
+            if isinstance(layer, nn.ReLU):
+                means.append(out.mean((2, 3)))
+        return torch.cat(means, 1)
 
 
 def save_classifier(

@@ -73,10 +73,10 @@ def run(
     from diffkit.jobs.output import Output
 
     known, table_, jobs = prepared.info, prepared.table, prepared.jobs
-    rank, world, device, barrier = _processes(options.device)
+    rank, world, device, barrier = processes(options.device)
     rows = [_rows_again(job, known, again) if again.company else job.rows(known) for job in jobs]
     to = Destination.of(options.out, cls.name, sum(map(len, rows))) if options.files else None  # fails early
-    model = _load(prepared, options, device, watch, {} if models is None else models)
+    model = load_prepared(prepared, options, device, watch, {} if models is None else models)
     film = None
     if options.gif and rank == 0:
         from diffkit.pictures.film import Film
@@ -213,7 +213,7 @@ def _unguided(job: PictureJob, known: ModelInfo, timesteps: Sequence[float]) -> 
     return [line] if line else []
 
 
-def _load(prepared: Prepared, options: Run, device: str, watch: Watch, models: Models) -> Model:
+def load_prepared(prepared: Prepared, options: Run, device: str, watch: Watch, models: Models) -> Model:
     """Load the model; prompts are encoded at once, and the text encoder is gone before the network comes."""
     job, known = prepared.jobs[0], prepared.info
     if prepared.strange:
@@ -240,7 +240,7 @@ def _load(prepared: Prepared, options: Run, device: str, watch: Watch, models: M
     return models[key]
 
 
-def _processes(device: str) -> tuple[int, int, str, Any]:
+def processes(device: str) -> tuple[int, int, str, Any]:
     """Return (rank, number of processes, device, barrier); under `accelerate launch` the launcher decides."""
     import os
 

@@ -39,10 +39,10 @@ _VOCABULARY = {
 }
 
 
-def cache_folder() -> Path:
-    """Return where embeddings are kept: DIFFKIT_CACHE, else the user's cache folder."""
+def cache_folder(kind: str = "embeddings") -> Path:
+    """Return where things of a kind are kept: below DIFFKIT_CACHE, else the user's cache folder."""
     base = os.environ.get("DIFFKIT_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "diffkit")
-    return Path(base).expanduser() / "embeddings"
+    return Path(base).expanduser() / kind
 
 
 class EmbeddingCache:
