@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.diffkit-setup
 DEMO := runs/demo
 
-.PHONY: help setup demo test test-slow test-floors check bench gallery clean
+.PHONY: help setup demo test test-slow test-floors check bench gallery docs clean
 
 help:
 	@echo "make setup        the environment, in $(VENV)"
@@ -17,6 +17,7 @@ help:
 	@echo "make check        format, lint, types, tests: the gate"
 	@echo "make bench        timings, as JSON"
 	@echo "make gallery      the README's pictures, by the model inside the package"
+	@echo "make docs         the documentation, in site/: open site/index.html (no network once its tools are there)"
 	@echo "make clean        what demo and the tools wrote; not the environment"
 
 setup: $(STAMP)
@@ -62,5 +63,13 @@ bench: setup
 gallery: setup
 	$(BIN)/python docs/gallery.py
 
+docs: $(VENV)/.diffkit-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
+	@echo "site/index.html"
+
+$(VENV)/.diffkit-docs: $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c $(CONSTRAINTS) -e '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(DEMO) build dist site .pytest_cache .mypy_cache .ruff_cache

@@ -96,5 +96,5 @@ def _limits(info: FieldInfo) -> str:
     if bounds.get("le", 0) >= 2**63 - 1:
         bounds.pop("le")
     words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-    found = [f"{words[key]} {value:g}" for key, value in bounds.items()]
+    found = [f"{words[key]} {value:,.10g}" for key, value in bounds.items()]
     return f" ({', '.join(found)})" if found else ""
