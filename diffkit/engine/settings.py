@@ -111,9 +111,20 @@ def within(start: float, stop: float, timestep: float, levels: int) -> bool:
     return start <= place <= stop
 
 
-def is_guided(settings: Settings, timestep: float, levels: int) -> bool:
-    """Say whether a step of T = `levels` timesteps lies in the interval."""
-    return within(*settings.interval, timestep, levels)
+def network_calls(settings: Settings, timesteps: Sequence[float], rows: int, levels: int, guided: bool) -> int:
+    """Return how many network calls the steps of a batch take: one each, or as many as `max_batch` cuts it into.
+
+    Args:
+        settings: With `max_batch` and the interval.
+        timesteps: Those of the steps.
+        rows: Conditions of all pictures of the batch.
+        levels: T, the number of timesteps of the noise schedule.
+        guided: Whether each condition has a second row, without it, where the interval says so.
+    """
+    if settings.max_batch is None:
+        return len(timesteps)
+    often = (2 if guided and within(*settings.interval, t, levels) else 1 for t in timesteps)
+    return sum(-(-rows * times // settings.max_batch) for times in often)
 
 
 def check_shares(weights: Sequence[float] | None, count: int, reduce: str) -> list[float] | None:

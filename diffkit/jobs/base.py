@@ -289,6 +289,10 @@ class PictureJob(Job):
         """Choose the seeds that are worth drawing; None where all are drawn."""
         return None
 
+    def conditions(self, info: ModelInfo) -> int:
+        """Return how many conditions the network is asked for each picture in a step."""
+        return 1
+
     def search_calls(self, info: ModelInfo, batch_size: int) -> int:
         """Return how many network calls the search takes."""
         return 0

@@ -17,12 +17,13 @@ def estimate(prepared: Prepared) -> Result:
     """
     info, cells = prepared.info, prepared.table.cells
     calls = pictures = 0
-    for group, visited, stages in zip(prepared.table.groups, prepared.timesteps, prepared.stages, strict=True):
+    for number, (group, stages) in enumerate(zip(prepared.table.groups, prepared.stages, strict=True)):
         job = cells[group[0]].job
         rows = sum(len(cells[k].job.rows(info)) for k in group)
         size = getattr(job, "batch_size", rows)
-        steps = len(visited) + sum(stage["steps"] for stage in stages)
-        calls += steps * len(batches_of(rows, size)) + job.search_calls(info, size)
+        batches = batches_of(rows, size)
+        calls += sum(prepared.calls(number, len(batch)) for batch in batches) + job.search_calls(info, size)
+        calls += sum(stage["steps"] for stage in stages) * len(batches)
         pictures += rows
     first, visited, stages = cells[0].job, prepared.timesteps[0], prepared.stages[-1]
     parameters = count_parameters(info.network)

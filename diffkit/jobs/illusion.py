@@ -346,6 +346,10 @@ class Illusion(Many, Steps, Eta, hub=DEEPFLOYD):
         sheet = candidates_sheet(found, self.composition, captions(self.composition, self.bare))
         return Found(found.seeds, scores, sheet, calls + asked.calls, ("best_of", "scorer"), marks)
 
+    def conditions(self, info: ModelInfo) -> int:
+        """Return how many prompts a picture shows in one step: all of them, or where views take turns one."""
+        return 1 if self.composition.reduce == "alternate" else len(self.labels)
+
     def search_calls(self, info: ModelInfo, batch_size: int) -> int:
         """Return how many network calls the search takes, those of the judge left out."""
         if self.best_of is None:

@@ -100,7 +100,7 @@ class Output:
 
     def write(self, positions: range, places: Sequence[Place], drawn: Drawn) -> None:
         """Write the pictures of one batch."""
-        self.calls += self.steps(places[0].cell) + drawn.calls
+        self.calls += self.prepared.calls(self._group[places[0].cell], len(places)) + drawn.calls
         self.frames, self.sheet = self.frames or drawn.frames, self.sheet or drawn.sheet
         for cell in dict.fromkeys(place.cell for place in places):
             self.scores[cell] = self.scores.get(cell) or drawn.scores

@@ -46,6 +46,16 @@ class Prepared:
     timesteps: list[list[float]]
     stages: list[list[dict[str, Any]]]
 
+    def calls(self, group: int, pictures: int) -> int:
+        """Return how many network calls a batch of a group takes, those of searches and further stages left out."""
+        from diffkit.engine.settings import network_calls
+
+        jobs = [self.table.cells[k].job for k in self.table.groups[group]]
+        scales = {job.settings.guidance for job in jobs}  # those that differ are guided together, by one weight per row
+        guided = len(scales) > 1 or not scales <= {None, 0.0, 1.0}
+        settings, rows = jobs[0].settings, pictures * jobs[0].conditions(self.info)
+        return network_calls(settings, self.timesteps[group], rows, self.info.timesteps, guided)
+
 
 def batches_of(count: int, size: int) -> list[range]:
     """Cut positions 0..count-1 into batches; processes are dealt whole ones, so that their number changes no bit."""

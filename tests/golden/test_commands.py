@@ -98,6 +98,27 @@ CASES = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("line", "calls"),
+    [
+        ("sample models/digits|-c|3|-n|3|--steps|4|--max-batch|2", 4 * 3),  # 6 rows, with those of guidance
+        ("sample models/digits|-c|3|-n|3|--steps|4|--max-batch|2|--guidance|1", 4 * 2),
+        ("sample models/digits|-c|3|-n|3|--steps|4|--max-batch|4|--guidance-interval|0.5:1", 2 * 1 + 2 * 2),
+        ("sample models/digits|-c|3|-n|3|--steps|2|--batch-size|2|--max-batch|3", 2 * 2 + 2 * 1),
+        (f"sdedit {DRAWING}|{DIGITS}|-c|3|--strength|0.5|--steps|4|-n|3|--max-batch|4", 2 * 2),
+        (f"sdedit {DRAWING}|{DIGITS}|-c|3|--steps|4|-n|2|--strength|0.5|--max-batch|3|--sweep|guidance=1,3", 2 * 3),
+        (f"anagram|{DIGITS}|--c1|6|--c2|9|--steps|3|-n|2|--max-batch|3", 3 * 3),
+        (f"anagram|{DIGITS}|--c1|6|--c2|9|--steps|3|-n|2|--max-batch|3|--reduce|alternate", 3 * 2),
+        ("anagram|-m|models/sd|--p1|a cat|--p2|a dog|--latent|decode|--steps|2|--max-batch|3", 2 * 2),
+        (f"hybrid|{DIGITS}|--c1|0|--reference|{DRAWING}|--fixed|1|--split|low_high:8|--steps|3|--max-batch|1", 3 * 2),
+    ],
+)
+def test_calls_that_max_batch_cuts_are_counted(drawn: Callable[..., dict[str, Any]], line: str, calls: int) -> None:
+    with counted() as rows:
+        said = drawn(*words(line))
+    assert drawn(*words(line), "--dry-run")["unet_calls"] == said["unet_calls"] == len(rows) == calls
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_command_does_what_it_says(drawn: Callable[..., dict[str, Any]], tmp_path: Path, name: str) -> None:
     case = CASES[name]
