@@ -20,17 +20,8 @@ LOG = logging.getLogger("diffkit.data")
 
 IMAGE_NAMES = ("image", "img", "images", "picture", "photo", "pixel_values", "png", "jpg", "jpeg", "webp", "bytes")
 CLASS_NAMES = (
-    "label",
-    "labels",
-    "class",
-    "classes",
-    "fine_label",
-    "category",
-    "target",
-    "class_name",
-    "cls",
-    "class_label",
-)
+    "label", "labels", "class", "classes", "fine_label", "category", "target", "class_name", "cls", "class_label",
+)  # fmt: skip
 CAPTION_NAMES = ("caption", "text", "captions", "prompt", "description", "sentence", "title", "txt", "en_text")
 # What a column may hold that the user names; one that is only found is held to less.
 _IMAGE_KINDS = ("image", "bytes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 import threading
@@ -58,7 +59,7 @@ def load_parquet(root: Path, files: list[Path], spec: DatasetSpec) -> tuple[Any,
             files_of = {"data_files": [str(f) for f in chosen], "split": "train"}
             return load_dataset("parquet", mark, **files_of, streaming=spec.streaming), mark
     except Exception as error:
-        if isinstance(error, MemoryError) or getattr(error, "errno", None) == 28:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
             raise
         cause = error.__cause__ or error
         text = str(cause).strip().splitlines()
@@ -176,7 +177,7 @@ def _load(source: str, spec: DatasetSpec, *, cached: bool) -> Any:
         with _quietly():
             return load_dataset(source, spec.config, split=spec.split, streaming=spec.streaming, revision=revision)
     except Exception as error:
-        if isinstance(error, MemoryError) or getattr(error, "errno", None) == 28:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
             raise
         text = (str(error).strip() or type(error).__name__).splitlines()
         if isinstance(error, ValueError) and re.search(r"config|split|BuilderConfig", str(error), re.IGNORECASE):

@@ -134,7 +134,6 @@ class Loader:
 
     @property
     def skipped(self) -> int:
-        """Images left out because they could not be read."""
         return self._stream.skipped if self._stream is not None else self._skipped
 
     def state(self) -> dict[str, Any]:

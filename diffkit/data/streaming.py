@@ -135,12 +135,10 @@ class Group:
 
     @property
     def ids(self) -> order.Ints:
-        """(B,) ids."""
         return np.asarray([index for index, _ in self.places], dtype=np.int64)
 
     @property
     def epochs(self) -> order.Ints:
-        """(B,) epochs."""
         return np.asarray([epoch for _, epoch in self.places], dtype=np.int64)
 
 

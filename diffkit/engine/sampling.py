@@ -245,7 +245,8 @@ def _arguments(scheduler: SchedulerMixin, generators: list[torch.Generator] | No
 
 def _clean_estimate(result: SchedulerOutput) -> Tensor | None:
     """Return the estimate of x0 that a step was based on; only some schedulers' outputs hold one."""
-    return getattr(result, "pred_original_sample", None)
+    estimate: Tensor | None = result.get("pred_original_sample")
+    return estimate
 
 
 def _step(

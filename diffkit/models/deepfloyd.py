@@ -118,10 +118,4 @@ def info(repo: Repo) -> ModelInfo:
     )  # fmt: skip
 
 
-def load(repo: Repo, info: ModelInfo, options: LoadOptions) -> DeepFloyd:
-    """Load a stage of DeepFloyd IF from an opened repository.
-
-    Raises:
-        ModelError: Missing or broken files.
-    """
-    return DeepFloyd(repo, info, options)
+load = DeepFloyd  # (repo, info, options): its parts are loaded when they are first used

@@ -17,7 +17,7 @@ from typing import Any
 
 from diffkit.errors import ModelError
 from diffkit.models.bundled import BUNDLED, bundled
-from diffkit.models.repo import ModelNotFoundError, Repo, download_hint, fetch, hub_error
+from diffkit.models.repo import ModelNotFoundError, Repo, download_hint, fetch, hub_error, status_of
 
 LOG = logging.getLogger("diffkit.models")
 
@@ -203,7 +203,6 @@ def _open_cache(repo_id: str, revision: str | None, why: str) -> Repo:
 
 def _unreachable(error: Exception) -> bool:
     """Say whether the request never got an answer, or a server's 5xx, so that the cache is the next best."""
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if status is not None:
-        return int(status) >= 500 or status == 429
+    if (status := status_of(error)) is not None:
+        return status >= 500 or status == 429
     return "Validation" not in type(error).__name__

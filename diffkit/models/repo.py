@@ -5,6 +5,7 @@ How a repository is found and opened is in `hub.py`; which parts of it a family 
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 from dataclasses import dataclass
@@ -137,15 +138,23 @@ def fetch(repo_id: str, name: str, revision: str | None) -> Path:
     try:
         return Path(hf_hub_download(repo_id, name, revision=revision, endpoint=constants.ENDPOINT))
     except Exception as error:
-        if getattr(error, "errno", None) == 28:  # the disk is full: not the model's fault
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # the disk is full: not the model's fault
             raise
         raise hub_error(error, repo_id, revision) from error
+
+
+def status_of(error: Exception) -> int | None:
+    """Return the HTTP status that an error of the Hub's client tells of; None where there was no answer.
+
+    Its classes, and those of the transport below it, depend on its version; all that hold an answer call it so.
+    """
+    return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def hub_error(error: Exception, repo_id: str, revision: str | None) -> ModelError:
     """Say in one line what went wrong between the Hub and us, and what to do."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    status = status_of(error)
     hint = download_hint(repo_id, revision)
     if "GatedRepoError" in kinds or (status == 403 and "DisabledRepoError" not in kinds):
         hint = f"Accept it on its Hub page, log in with `hf auth login`, then run `{_download(repo_id, revision)}`."

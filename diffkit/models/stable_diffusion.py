@@ -142,15 +142,6 @@ def info(repo: Repo) -> ModelInfo:
     )  # fmt: skip
 
 
-def load(repo: Repo, info: ModelInfo, options: LoadOptions) -> StableDiffusion:
-    """Load a Stable Diffusion model from an opened repository.
-
-    Raises:
-        ModelError: Missing or broken files.
-    """
-    return StableDiffusion(repo, info, options)
-
-
 def _latent_size(config: Mapping[str, Any], source: str, where: str) -> tuple[int, int]:
     """Return (height, width) of the latents; one below 64 of diffusers 0.8 or older means 64, as in stock."""
     size, square = read_size(config, where), isinstance(config["sample_size"], int)
@@ -173,3 +164,6 @@ def _corrected(scheduler: SchedulerMixin, source: str, name: str) -> SchedulerMi
         return scheduler
     LOG.info("%s: an outdated scheduler configuration is put right: %s", name, changes)
     return type(scheduler).from_config(scheduler.config, **changes)
+
+
+load = StableDiffusion  # (repo, info, options): its parts are loaded when they are first used

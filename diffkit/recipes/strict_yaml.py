@@ -67,11 +67,11 @@ class _Loader(yaml.SafeLoader):
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
             raise _Refused(event, f"alias *{event.anchor} is not allowed; write the value out")
-        if getattr(event, "anchor", None) is not None:
+        if event.anchor is not None:
             raise _Refused(event, f"anchor &{event.anchor} is not allowed; write the value out")
-        tag = getattr(event, "tag", None)
-        if tag is not None:
-            raise _Refused(event, f"tag {_short_tag(tag)} is not allowed; write a plain value")
+        if event.tag is not None:  # of a scalar, a list or a mapping: there are no other nodes
+            shown = event.tag.replace("tag:yaml.org,2002:", "!!")
+            raise _Refused(event, f"tag {shown} is not allowed; write a plain value")
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise _Refused(event, f"nested more than {MAX_DEPTH} levels deep")
@@ -84,10 +84,6 @@ class _Refused(Exception):
     def __init__(self, where: Any, message: str) -> None:
         super().__init__(message)
         self.line = where.start_mark.line + 1
-
-
-def _short_tag(tag: str) -> str:
-    return tag.replace("tag:yaml.org,2002:", "!!")
 
 
 def _value(node: yaml.Node, path: tuple[str, ...], lines: dict[tuple[str, ...], int]) -> Any:

@@ -5,23 +5,14 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import Path
-from typing import Any
 
 from diffkit.errors import ModelError, UsageError
 from diffkit.recipes.schema import Recipe
 
 LOG = logging.getLogger(__name__)
 _LEFT_OUT = [
-    "checkpoints/**",
-    ".lock",
-    ".*",
-    "**/.*",
-    "trackers/**",
-    "events.out.*",
-    "diffkit/**",
-    "wandb/**",
-    "unet_raw/**",
-]
+    "checkpoints/**", ".lock", ".*", "**/.*", "trackers/**", "events.out.*", "diffkit/**", "wandb/**", "unet_raw/**",
+]  # fmt: skip
 
 
 def push(folder: Path, recipe: Recipe) -> str:
@@ -42,7 +33,7 @@ def push(folder: Path, recipe: Recipe) -> str:
     name = recipe.output.hub_id or re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-.")
     if not re.fullmatch(r"([A-Za-z0-9._-]+/)?[A-Za-z0-9._-]+", name):
         raise UsageError(f"output.hub_id={name!r} is no repository name", "Write it as NAME or OWNER/NAME.")
-    api: Any = HfApi()
+    api = HfApi()
     hint = f"The run is complete in {folder}; log in with `hf auth login` and run the same command again to push it."
     try:
         repository = api.create_repo(name, private=recipe.output.hub_private, exist_ok=True).repo_id
@@ -53,4 +44,4 @@ def push(folder: Path, recipe: Recipe) -> str:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"the run could not be pushed to {name}: {reason}", hint) from error
     LOG.info("pushed to %s%s", repository, " (private)" if recipe.output.hub_private else "")
-    return str(getattr(commit, "repo_url", repository))
+    return str(commit.repo_url)
