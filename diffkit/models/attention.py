@@ -6,12 +6,15 @@ and plain matrix products are faster; on a GPU it is the other way round.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from diffkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from diffusers.models.attention_processor import Attention
 
 _SMALL_HEAD = 16
 _CACHED = 1 << 19  # scores (fp32) that are made at a time, 2 MiB: about a core's second-level cache
@@ -65,7 +68,7 @@ class BlockedAttnProcessor:
 
     def __call__(
         self,
-        attn: Any,
+        attn: Attention,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,

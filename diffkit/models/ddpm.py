@@ -7,7 +7,7 @@ arXiv:2006.11239.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -116,7 +116,7 @@ class DDPM(BaseModel):
         set_attention(network.unet, attention, self.device)
         if self.device.type == "cuda":
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._called: Any = torch.compile(network) if compile else network
+        self._called: Callable[..., Tensor] = torch.compile(network) if compile else network
         self.info = info or _info_of(network, scheduler, meta)
         self._prediction = meta.prediction
         self.codec = PixelCodec(self.info.size, self.info.sample[1:])

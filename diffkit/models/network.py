@@ -10,7 +10,7 @@ import copy
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from diffusers import UNet2DModel
@@ -197,7 +197,7 @@ def save_pipeline(folder: Path, network: DDPMNetwork, scheduler: SchedulerMixin,
 
     folder.mkdir(parents=True, exist_ok=True)
     save_network(folder / "unet", network)
-    known: Any = next(c for c in type(scheduler).__mro__ if c.__module__.startswith("diffusers."))
+    known: type[SchedulerMixin] = next(c for c in type(scheduler).__mro__ if c.__module__.startswith("diffusers."))
     known.from_config(scheduler.config).save_pretrained(folder / "scheduler")
     index = {
         "_class_name": "DDPMPipeline",

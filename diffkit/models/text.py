@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ from diffkit.models.memory import default_dtype, make_plan
 from diffkit.models.options import LoadOptions
 from diffkit.models.repo import Repo
 from diffkit.models.weights import load_component, preferred, quiet_libraries
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 LOG = logging.getLogger("diffkit.models")
 
@@ -164,7 +167,7 @@ class PromptEncoder:
         rows = [embedding for p in prompts if (embedding := known[p]) is not None]
         return torch.stack(rows).to(self.device, self.dtype)
 
-    def _load(self) -> tuple[Any, Any]:
+    def _load(self) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
         LOG.info("loading the text encoder of %s", self.repo.id)
         self.loads += 1
         tokenizer = self.tokenizer()
@@ -183,7 +186,7 @@ class PromptEncoder:
         )  # fmt: skip
         return tokenizer, encoder if self.eight_bit else encoder.to(self.device)
 
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> PreTrainedTokenizerBase:
         """Load the tokenizer.
 
         Raises:
@@ -217,7 +220,7 @@ class PromptEncoder:
                 ) from error
 
     @torch.no_grad()
-    def _encode(self, tokenizer: Any, encoder: Any, prompt: str) -> Tensor:
+    def _encode(self, tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel, prompt: str) -> Tensor:
         text = clean_prompt(prompt) if self.kind == "t5" else prompt
         with quiet_libraries():
             tokens = tokenizer(text, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")

@@ -17,16 +17,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from diffkit.errors import ModelError
 
 # Opening a repository, and failing to, must not wait for torch.
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from diffkit.models.repo import Repo
+
+M = TypeVar("M", bound="nn.Module")
 
 LOG = logging.getLogger("diffkit.models")
 
@@ -49,7 +51,7 @@ def load_config(repo: Repo, subfolder: str, name: str) -> dict[str, Any]:
 
 def load_component(
     repo: Repo,
-    cls: type[Any],
+    cls: type[M],
     subfolder: str = "",
     *,
     variant: str | None = None,
@@ -57,7 +59,7 @@ def load_component(
     prefer: str | None = None,
     allow_pickle: bool = False,
     **options: Any,
-) -> Any:
+) -> M:
     """Load one module (a diffusers or transformers class) with every tensor accounted for, in evaluation mode.
 
     Args:
@@ -94,12 +96,12 @@ def load_component(
 
 
 def _from_folder(
-    repo: Repo, cls: type[Any], weights: Weights, folder: Path, subfolder: str, dtype: torch.dtype, options: Any
-) -> Any:
+    repo: Repo, cls: type[M], weights: Weights, folder: Path, subfolder: str, dtype: torch.dtype, options: Any
+) -> M:
     where = f"{repo.id}{f' ({subfolder})' if subfolder else ''}"
     keyword = "dtype" if cls.__module__.startswith("transformers.") else "torch_dtype"
     try:
-        module, report = cls.from_pretrained(
+        module, report = cls.from_pretrained(  # type: ignore[attr-defined]
             str(folder), subfolder=subfolder, variant=weights.variant, use_safetensors=True, local_files_only=True,
             output_loading_info=True, **{keyword: dtype}, **options,
         )  # fmt: skip
@@ -113,7 +115,8 @@ def _from_folder(
         missing = missing or [n for n, p in module.named_parameters() if p.is_meta]
         some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise ModelError(f"{where}: {len(missing)} tensors are missing from the weights: {some}", repo.fetch_hint())
-    return module.eval()
+    loaded: M = module.eval()
+    return loaded
 
 
 class quiet_libraries:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -20,11 +21,15 @@ from diffkit.training.state import is_sharded
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
+    from PIL import Image
+
+    from diffkit.data.loader import Loader
+    from diffkit.types import Denoiser
 
 
 def previews(
-    network: TrainedNetwork, scheduler: SchedulerMixin, meta: RunMeta, recipe: Recipe, loader: Any, ema: EMA | None
-) -> dict[str, Any]:
+    network: TrainedNetwork, scheduler: SchedulerMixin, meta: RunMeta, recipe: Recipe, loader: Loader, ema: EMA | None
+) -> dict[str, Image.Image]:
     """Draw the preview grids, from the same noise every time.
 
     Returns:
@@ -33,7 +38,7 @@ def previews(
     """
     device = next(network.parameters()).device
     model = DDPM(network, scheduler, meta, device=device, attention=recipe.model.attention)
-    draw: Any = _denoised if meta.prediction == "one_step" else _drawn
+    draw = _denoised if meta.prediction == "one_step" else _drawn
     with torch.no_grad():
         grids = {"raw": draw(model, recipe, loader)}
         if ema is not None:
@@ -43,7 +48,7 @@ def previews(
     return grids
 
 
-def _drawn(model: DDPM, recipe: Recipe, loader: Any) -> Any:
+def _drawn(model: DDPM, recipe: Recipe, loader: Loader) -> Image.Image:
     from diffkit.engine.guidance import cfg
     from diffkit.engine.samplers import default_sampler, is_flow, make_sampler
     from diffkit.engine.sampling import denoise, generators, pure_noise, set_grid
@@ -56,7 +61,7 @@ def _drawn(model: DDPM, recipe: Recipe, loader: Any) -> Any:
     spacing = None if is_flow(model.scheduler) else "trailing"
     sampler = make_sampler(default_sampler(model.scheduler), model.scheduler, spacing=spacing)
     steps = min(spec.preview_steps, model.scheduler.config.num_train_timesteps)
-    net: Any = model
+    net: Denoiser = model
     cond = model.encode([None] * count)
     if model.info.classes:
         cond = model.encode(_spread(model.network, count, loader))
@@ -68,24 +73,25 @@ def _drawn(model: DDPM, recipe: Recipe, loader: Any) -> Any:
     return grid(model.codec.decode(x))
 
 
-def _spread(network: TrainedNetwork, count: int, loader: Any) -> list[str | None]:
+def _spread(network: TrainedNetwork, count: int, loader: Loader) -> list[str | None]:
     """The labels of a preview: the classes in turn, or captions of images spread evenly over the dataset."""
     if not isinstance(network, TextNetwork):
         return [str(k % network.num_classes) for k in range(count)]
     source, length = loader.dataset.source, loader.dataset.length
-    places = [k * length // count for k in range(count)]
-    labels = [network.label(source.caption(place)) for place in places]
+    assert source is not None
+    assert length is not None
+    labels = [network.label(source.caption(k * length // count)) for k in range(count)]
     return [None if label == network.null_class else str(label) for label in labels]
 
 
-def _denoised(model: DDPM, recipe: Recipe, loader: Any) -> Any:
+def _denoised(model: DDPM, recipe: Recipe, loader: Loader) -> Image.Image:
     from diffkit.pictures.grids import grid
 
     batch = next(iter(loader.validation())) if recipe.dataset.validation else next(loader.stream(0))
     clean = model.codec.encode(batch.images[: recipe.training.preview_images])
     noise = torch.randn(clean.shape, generator=rng.generator("cpu", 0, "preview")).to(clean)
     noisy = clean + recipe.noise.sigma * noise
-    labels = batch.labels[: len(clean)] if model.info.classes else None
+    labels = batch.labels[: len(clean)] if batch.labels is not None and model.info.classes else None
     out = model.network(noisy, torch.zeros(len(clean), dtype=torch.long, device=clean.device), labels).float()
     rows = torch.stack([clean, noisy.clamp(-1, 1), out], dim=1).flatten(0, 1)
     return grid(model.codec.decode(rows), columns=6)
@@ -130,7 +136,7 @@ def _gathered(network: TrainedNetwork, main: bool) -> TrainedNetwork:
     return gathered
 
 
-def _replace(folder: Path, write: Any) -> None:
+def _replace(folder: Path, write: Callable[[Path], None]) -> None:
     """Write into a temporary folder, then move its entries into place one by one."""
     place = folder / f".writing-{os.getpid()}"
     shutil.rmtree(place, ignore_errors=True)
