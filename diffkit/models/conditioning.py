@@ -63,7 +63,8 @@ def guide_each(model: Model, labels: Sequence[str], settings: Settings, count: i
     if scale == 1.0:
         return net, conds
     uncond = every.rows(len(labels), len(labels) + len(negative)) if info.text else model.uncond(1)
-    return guided(net, uncond, scale, info, settings), conds
+    start, stop = settings.interval
+    return cfg(net, uncond, scale, start=start, stop=stop, levels=info.timesteps), conds
 
 
 def limited(model: Model, settings: Settings) -> Denoiser:
