@@ -45,6 +45,7 @@ from diffkit.illusions.scoring import alignment, concealment, score_matrix
 from diffkit.illusions.search import CUTS, search
 from diffkit.jobs.anagram import Anagram
 from diffkit.jobs.base import build
+from diffkit.jobs.best_of import task
 from diffkit.jobs.hybrid import Hybrid
 from diffkit.jobs.illusion import Illusion
 from diffkit.models import load
@@ -173,7 +174,7 @@ def pairs(bench: Bench) -> Tally:
             bench.model, steps=args.steps, guidance=args.pairs_guidance, scheduler=args.scheduler,
             guidance_interval=args.pairs_interval,
         )  # fmt: skip
-        found = search(job.task(bench.model, bench.chooser), seeds, best_of=args.best_of, cuts=args.cuts)
+        found = search(task(job, bench.model, bench.chooser), seeds, best_of=args.best_of, cuts=args.cuts)
         exact, alike, read = one.right(bench.judge, found.images)
         tally.add(f"best of {args.best_of}", exact, alike)
         some = plain[DIGITS.index(names[0])]

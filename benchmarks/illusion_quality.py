@@ -35,6 +35,7 @@ from diffkit.illusions.filters import FILTERS
 from diffkit.illusions.scoring import Scorer
 from diffkit.illusions.search import CUTS, search
 from diffkit.jobs.anagram import Anagram
+from diffkit.jobs.best_of import task
 from diffkit.jobs.hybrid import Hybrid
 from diffkit.jobs.illusion import Illusion
 from diffkit.jobs.sample import Sample
@@ -147,12 +148,12 @@ def measure(model: Model, pair: Pair, args: Any, reader: Reader, chooser: Scorer
     rows, rows_early = 0, 0
     for group in range(args.groups):
         seeds = [args.seed + group * args.best_of]
-        whole = search(job.task(model, chooser), seeds, best_of=args.best_of, cuts=())
+        whole = search(task(job, model, chooser), seeds, best_of=args.best_of, cuts=())
         singles += [one.image for one in whole.tried]
         best.append(whole.images[0])
         rows += whole.rows
         if not args.no_early:
-            cut = search(job.task(model, chooser), seeds, best_of=args.best_of, cuts=args.cuts)
+            cut = search(task(job, model, chooser), seeds, best_of=args.best_of, cuts=args.cuts)
             early.append(cut.images[0])
             rows_early += cut.rows
     result: dict[str, Any] = {"pair": str(pair), "hybrid": pair.hybrid}

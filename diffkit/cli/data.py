@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -17,59 +17,42 @@ if TYPE_CHECKING:
 PathOrName = Annotated[
     str, typer.Argument(metavar="PATH", help="An image folder, a parquet folder, a registered name or a Hub id.")
 ]
-Config = Annotated[str | None, typer.Option("--config", help="The Hub dataset's configuration (subset).")]
-Split = Annotated[str, typer.Option("--split", help="The split to read.")]
-Resolution = Annotated[int, typer.Option("--resolution", min=1, help="Height and width of the training images.")]
-Channels = Annotated[
-    int | None, typer.Option("--channels", min=1, max=3, help="1 grey, 3 RGB; inferred when left out.")
-]
-ImageColumn = Annotated[str | None, typer.Option("--image-column", help="The column with the images.")]
-ClassColumn = Annotated[str | None, typer.Option("--class-column", help="The column with the classes, or none.")]
-CaptionColumn = Annotated[str | None, typer.Option("--caption-column", help="The column with the captions, or none.")]
-Background = Annotated[str, typer.Option("--background", help="Colour under transparent pixels: a name or #rrggbb.")]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use the first N images only.")]
-OnError = Annotated[
-    Literal["error", "skip"], typer.Option("--on-error", help="What training does with an unreadable image.")
-]
-Crop = Annotated[Literal["center", "random"], typer.Option("--crop", help="Where the square is cut out.")]
-Flip = Annotated[bool, typer.Option("--flip", help="Mirror half of the images, left to right.")]
+# How a dataset is read: options that are fields of a recipe's section `dataset`, and their defaults.
+READING: dict[str, tuple[Any, Any]] = {
+    "split": (Annotated[str, typer.Option(help="The split to read.")], "train"),
+    "config": (Annotated[str | None, typer.Option(help="The Hub dataset's configuration (subset).")], None),
+    "resolution": (Annotated[int, typer.Option(min=1, help="Height and width of the training images.")], 64),
+    "channels": (
+        Annotated[int | None, typer.Option(min=1, max=3, help="1 grey, 3 RGB; inferred when left out.")], None
+    ),
+    "image_column": (Annotated[str | None, typer.Option(help="The column with the images.")], None),
+    "class_column": (Annotated[str | None, typer.Option(help="The column with the classes, or none.")], None),
+    "caption_column": (Annotated[str | None, typer.Option(help="The column with the captions, or none.")], None),
+    "background": (
+        Annotated[str, typer.Option(help="Colour under transparent pixels: a name or #rrggbb.")], "white"
+    ),
+    "limit": (Annotated[int | None, typer.Option(min=1, help="Use the first N images only.")], None),
+    "on_error": (
+        Annotated[Literal["error", "skip"], typer.Option(help="What training does with an unreadable image.")], "error"
+    ),
+}  # fmt: skip
+SHOWING: dict[str, tuple[Any, Any]] = {
+    "crop": (Annotated[Literal["center", "random"], typer.Option(help="Where the square is cut out.")], "center"),
+    "flip": (Annotated[bool, typer.Option("--flip", help="Mirror half of the images, left to right.")], False),
+}
 
 
 def register(app: typer.Typer) -> None:
     """Add the group to the application."""
     group = typer.Typer(help="What training would read, and what is broken in it.")
-    command(group, "check")(check)
-    command(group, "preview")(preview)
+    command(group, "check", READING)(check)
+    command(group, "preview", READING | SHOWING)(preview)
     app.add_typer(group, name="data", no_args_is_help=True)
 
 
-def check(
-    path: PathOrName,
-    split: Split = "train",
-    config: Config = None,
-    resolution: Resolution = 64,
-    channels: Channels = None,
-    image_column: ImageColumn = None,
-    class_column: ClassColumn = None,
-    caption_column: CaptionColumn = None,
-    background: Background = "white",
-    limit: Limit = None,
-    on_error: OnError = "error",
-) -> Output:
+def check(path: PathOrName, **reading: Any) -> Output:
     """Read every image once: broken files, sizes, modes, classes, duplicates. Exit code 3 if any is broken."""
-    spec = _spec(
-        name=path,
-        split=split,
-        config=config,
-        resolution=resolution,
-        channels=channels,
-        image_column=image_column,
-        class_column=class_column,
-        caption_column=caption_column,
-        background=background,
-        limit=limit,
-        on_error=on_error,
-    )
+    spec = _spec(path, reading)
     from diffkit.data.check import check as run
 
     report = run(spec)
@@ -91,52 +74,24 @@ def preview(
     num: options.Num = 16,
     seed: options.Seed = 0,
     out: options.Out = None,
-    split: Split = "train",
-    config: Config = None,
-    resolution: Resolution = 64,
-    channels: Channels = None,
-    image_column: ImageColumn = None,
-    class_column: ClassColumn = None,
-    caption_column: CaptionColumn = None,
-    background: Background = "white",
-    limit: Limit = None,
-    on_error: OnError = "error",
-    crop: Crop = "center",
-    flip: Flip = False,
+    **reading: Any,
 ) -> Output:
     """Draw a grid of what training would see first, after cropping, mirroring and scaling, with the classes."""
-    spec = _spec(
-        name=path,
-        split=split,
-        config=config,
-        resolution=resolution,
-        channels=channels,
-        image_column=image_column,
-        class_column=class_column,
-        caption_column=caption_column,
-        background=background,
-        limit=limit,
-        on_error=on_error,
-        crop=crop,
-        flip=flip,
-    )
+    spec = _spec(path, reading)
     from diffkit.data.preview import preview as run
 
-    return _previewed(*run(spec, num=num, seed=seed, out=out))
-
-
-def _previewed(picture: Path, payload: dict[str, Any]) -> Output:
+    picture, payload = run(spec, num=num, seed=seed, out=out)
     return Output({"grid": str(picture), **payload}, [str(picture)])
 
 
-def _spec(**fields: Any) -> DatasetSpec:
+def _spec(name: str, reading: Mapping[str, Any]) -> DatasetSpec:
     """The dataset section that the options give."""
     from diffkit.errors import UsageError
     from diffkit.recipes.schema import DatasetSpec
 
-    if fields["channels"] == 2:
+    if reading["channels"] == 2:
         raise UsageError("--channels 2: images have 1 channel (grey) or 3 (RGB)")
-    return DatasetSpec(**fields)
+    return DatasetSpec(name=name, **reading)
 
 
 def _counts(title: str, counts: dict[str, int], most: int = 10) -> str:

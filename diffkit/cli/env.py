@@ -18,7 +18,7 @@ def env() -> Output:
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
-    names = [
+    names = (
         "diffkit",
         "torch",
         "diffusers",
@@ -28,7 +28,7 @@ def env() -> Output:
         "huggingface-hub",
         "typer",
         "pillow",
-    ]
+    )
     versions = {}
     for name in names:
         try:

@@ -33,6 +33,16 @@ Channels = Annotated[int | None, typer.Option("--channels", min=1, max=3, help="
 Compare = Annotated[
     Path | None, typer.Option("--compare", metavar="FILE", help="What an earlier run printed with --json.")
 ]
+Prompts = Annotated[list[str] | None, typer.Option("--prompt", "-p", help="What to draw, in words; may be repeated.")]
+Classes = Annotated[
+    list[str] | None, typer.Option("--class", "-c", help="A class by name or number; may be repeated, or a,b,c.")
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option("--guidance", "-g", help="Classifier-free guidance: 0 unconditional, 1 conditional, above 1 guided."),
+]
+Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Sampling steps.")]
+Scheduler = Annotated[str | None, typer.Option("--scheduler", help="The sampler: ddpm, ddim, dpmsolver++, euler, ...")]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Pictures per batch.")]
 Eta = Annotated[float | None, typer.Option("--eta", min=0.0, max=1.0, help="DDIM's noise: 0 deterministic, 1 as DDPM.")]
 Seed = Annotated[
@@ -57,11 +67,11 @@ def evaluate(
     num_real: Reals = None,
     resolution: Resolution = None,
     channels: Channels = None,
-    prompt: options.Prompts = None,
-    classes: options.Classes = None,
-    guidance: options.Guidance = None,
-    steps: options.Steps = None,
-    scheduler: options.Scheduler = None,
+    prompt: Prompts = None,
+    classes: Classes = None,
+    guidance: Guidance = None,
+    steps: Steps = None,
+    scheduler: Scheduler = None,
     eta: Eta = None,
     seed: Seed = None,
     batch_size: BatchSize = None,

@@ -1,7 +1,7 @@
 """The options that several commands share, as Annotated aliases; a command gives the default.
 
-`def sample(model: ModelArgument, seed: Seed = 0, num: Num = 1) -> Output`. The options that every command has
-(`--json`, `--quiet`, `--debug`, `--offline`) are added by `runner.command`.
+The options that every command has (`--json`, `--quiet`, `--debug`, `--offline`) are added by `runner.command`; those of
+picture commands are made of their jobs' fields.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 
 import typer
 
-# What is drawn, and by whom.
 Model = Annotated[
     str | None, typer.Option("--model", "-m", help="A Hub id or a folder: a pipeline, or a run of `diffkit train`.")
 ]
@@ -22,39 +21,10 @@ AllowPickle = Annotated[
     bool,
     typer.Option("--allow-pickle", help="Read .bin weights, by torch's restricted unpickler, where nothing else is."),
 ]
-Prompt = Annotated[str | None, typer.Option("--prompt", "-p", help="What to draw, in words.")]
-Prompts = Annotated[list[str] | None, typer.Option("--prompt", "-p", help="What to draw, in words; may be repeated.")]
-NegativePrompt = Annotated[str | None, typer.Option("--negative-prompt", help="What to stay away from, in words.")]
-Classes = Annotated[
-    list[str] | None, typer.Option("--class", "-c", help="A class by name or number; may be repeated, or a,b,c.")
-]
-
-# How it is drawn.
-Guidance = Annotated[
-    float | None,
-    typer.Option("--guidance", "-g", help="Classifier-free guidance: 0 unconditional, 1 conditional, above 1 guided."),
-]
-Interval = Annotated[
-    str | None,
-    typer.Option(
-        "--guidance-interval",
-        metavar="START:STOP",
-        help="Guide these noise levels only; 0 is noise, 1 the picture.",
-    ),
-]
-Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Sampling steps.")]
-Scheduler = Annotated[str | None, typer.Option("--scheduler", help="The sampler: ddpm, ddim, dpmsolver++, euler, ...")]
-Eta = Annotated[float, typer.Option("--eta", min=0.0, max=1.0, help="DDIM's noise: 0 deterministic, 1 as DDPM.")]
 Seed = Annotated[
     int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of the first picture; the next has seed + 1.")
 ]
 Num = Annotated[int, typer.Option("--num", "-n", min=1, help="How many pictures.")]
-Sweep = Annotated[
-    list[str] | None,
-    typer.Option("--sweep", metavar="OPTION=V1,V2", help="Try each value; twice makes a table. One labelled sheet."),
-]
-
-# What it runs on.
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[
     Literal["auto", "fp32", "fp16", "bf16"], typer.Option("--dtype", help="The weights' type; auto: by device.")
@@ -62,19 +32,8 @@ Dtype = Annotated[
 Memory = Annotated[
     Literal["auto", "low", "lowest"], typer.Option("--memory", help="How hard to save memory, at the price of time.")
 ]
-MaxBatch = Annotated[
-    int | None, typer.Option("--max-batch", min=1, help="Most images in one network call; larger batches are split.")
-]
-Compile = Annotated[
-    bool, typer.Option("--compile", help="Compile the network first: a slow start, then faster; for many pictures.")
-]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and do nothing.")]
-
-# Where it goes.
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="The folder for the pictures, or FILE.png for one.")]
-Gif = Annotated[bool, typer.Option("--gif", help="Write an animation of the denoising, too.")]
-
-# Recipes and training.
 RecipeName = Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="A recipe's name or a YAML file.")]
 Set = Annotated[
     list[str] | None,

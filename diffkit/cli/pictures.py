@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from annotated_types import Ge, Gt, Le, Lt
 
 from diffkit.cli import runner
 from diffkit.jobs import job_class
@@ -88,13 +89,15 @@ def _parameter(cls: type[Any], name: str, info: FieldInfo) -> inspect.Parameter:
 
 def _limits(info: FieldInfo) -> str:
     """The bounds of a number in words: they are pydantic's to check."""
-    bounds: dict[str, Any] = {}
+    found = []
     for item in info.metadata:
-        for key in ("ge", "gt", "le", "lt"):
-            if getattr(item, key, None) is not None:
-                bounds[key] = getattr(item, key)
-    if bounds.get("le", 0) >= 2**63 - 1:
-        bounds.pop("le")
-    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-    found = [f"{words[key]} {value:,.10g}" for key, value in bounds.items()]
+        match item:
+            case Ge(ge=bound):
+                found.append(f"at least {bound:,.10g}")
+            case Gt(gt=bound):
+                found.append(f"above {bound:,.10g}")
+            case Le(le=int() | float() as bound) if bound < 2**63 - 1:
+                found.append(f"at most {bound:,.10g}")
+            case Lt(lt=bound):
+                found.append(f"below {bound:,.10g}")
     return f" ({', '.join(found)})" if found else ""

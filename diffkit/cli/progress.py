@@ -9,7 +9,24 @@ from diffkit.cli.runner import SESSION, settle
 from diffkit.jobs.options import Watch
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from diffkit.types import Model, ModelInfo, Step
+
+
+def shown_bar(*numbers: str) -> Progress | None:
+    """Show a bar with its title, and further columns behind it; None where there is no terminal or nothing is told."""
+    if not sys.stderr.isatty() or SESSION.quiet or SESSION.as_json:
+        return None
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *map(TextColumn, numbers),
+        TimeRemainingColumn(), console=Console(stderr=True),
+    )  # fmt: skip
+    bar.start()
+    return bar
 
 
 class Bar(Watch):
@@ -35,15 +52,8 @@ class Bar(Watch):
 
     def begin(self, title: str, steps: int) -> None:
         """Show a bar of so many steps."""
-        if sys.stderr.isatty() and not (SESSION.quiet or SESSION.as_json):
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            self._bar = Progress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                console=Console(stderr=True),
-            )  # fmt: skip
-            self._bar.start()
+        self._bar = shown_bar()
+        if self._bar is not None:
             self._task = self._bar.add_task(title, total=steps)
 
     def step(self, step: Step, positions: range) -> None:

@@ -19,7 +19,7 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -78,8 +78,17 @@ def session(*, as_json: bool, quiet: bool, debug: bool, offline: bool) -> Iterat
             raise typer.Exit(output.code)
 
 
-def command(app: typer.Typer, name: str | None = None, **options: Any) -> Callable[[Callable[..., Output]], Any]:
-    """Register a command with the common options; its body returns an `Output`, and errors are raised, not printed."""
+def command(
+    app: typer.Typer, name: str, shared: Mapping[str, tuple[Any, Any]] | None = None
+) -> Callable[[Callable[..., Output]], Any]:
+    """Register a command with the common options; its body returns an `Output`, and errors are raised, not printed.
+
+    Args:
+        app: What it is added to.
+        name: Its name.
+        shared: Further options, those that it has in common with other commands: by name the annotation and the
+            default. The body takes them by its last parameter, `**fields`.
+    """
 
     def decorate(body: Callable[..., Output]) -> Callable[..., Output]:
         @functools.wraps(body)
@@ -87,15 +96,15 @@ def command(app: typer.Typer, name: str | None = None, **options: Any) -> Callab
             with session(as_json=as_json, quiet=quiet, debug=debug, offline=offline) as done:
                 done(body(*args, **kwargs))
 
-        signature = inspect.signature(body, eval_str=True)
-        extra = [
-            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
-            for key, kind in COMMON.items()
+        own = [p for p in inspect.signature(body, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        more = {**(shared or {}), **{key: (kind, False) for key, kind in COMMON.items()}}
+        params = own + [
+            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+            for key, (kind, default) in more.items()
         ]
-        params = [*signature.parameters.values(), *extra]
-        wrapper.__signature__ = signature.replace(parameters=params, return_annotation=None)  # type: ignore[attr-defined]
+        wrapper.__signature__ = inspect.Signature(params)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {p.name: p.annotation for p in params}
-        app.command(name, **options)(wrapper)
+        app.command(name)(wrapper)
         return body
 
     return decorate
@@ -250,7 +259,8 @@ def translate(error: BaseException) -> DiffkitError:
         return ResourceError(
             f"out of memory: {text}", "Lower the batch size or the resolution, or close other programs."
         )
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _NO_SPACE.search(str(error)):
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or _NO_SPACE.search(str(error)):
         return ResourceError(f"the disk is full: {text}", "Free some space, then run the same command again.")
     for cause in _chain(error):
         for ancestor in type(cause).__mro__:

@@ -23,7 +23,7 @@ from diffkit.types import Filter, View
 FRAMES = 24
 HOLD = 18
 MILLISECONDS = 50
-FAR = 1 / 8
+FAR = 1 / 8  # the share of its size to which a picture shrinks whose parts are told apart by distance
 LARGEST = {"gif": 512, "mp4": 1024}  # a GIF of 1024 px is about 25 MB and takes a minute to write
 
 
@@ -59,35 +59,6 @@ def frames_between(
     return _round_trip(image, stops, captions, frames, hold, _Size(side, largest))
 
 
-def zoom_out(
-    image: Image.Image,
-    captions: Sequence[str],
-    *,
-    frames: int = 2 * FRAMES,
-    hold: int = HOLD,
-    side: int = SIDE,
-    largest: int | None = None,
-    far: float = FAR,
-) -> list[Image.Image]:
-    """Return an endless animation of a hybrid: it goes away until only its coarse part is seen, and comes back.
-
-    Args:
-        image: The picture.
-        captions: What is seen from near, from between, if need be, and from afar; "" for none.
-        frames: Frames of the way there, and of the way back.
-        hold: Frames for which each place is held.
-        side: Size of the picture in the first frame, at least.
-        largest: And at most, as for `frames_between`.
-        far: Its size at the far end, as a share of that.
-
-    Raises:
-        UsageError: Fewer than two captions, too few frames, or a share outside (0, 1).
-    """
-    _check(max(2, len(captions)), captions, frames, hold)
-    stops = _there_and_back([None] * len(captions))
-    return _round_trip(image, stops, captions, _each(frames, len(captions)), hold, _Size(side, largest), far=far)
-
-
 def parts_in_turn(
     split: Filter,
     views: Sequence[View],
@@ -98,7 +69,6 @@ def parts_in_turn(
     hold: int = HOLD,
     side: int = SIDE,
     largest: int | None = None,
-    far: float = FAR,
 ) -> list[Image.Image]:
     """Return an endless animation of a hybrid: from all of it to its first part, as its filter's parts are told apart.
 
@@ -113,20 +83,18 @@ def parts_in_turn(
         hold: Frames for which each part is held.
         side: Size of the picture in the frames, at least.
         largest: And at most, as for `frames_between`.
-        far: Its size at the far end, where parts are told apart by distance.
 
     Raises:
-        UsageError: Not one view and one caption per part, or as for `zoom_out`.
+        UsageError: Not one view and one caption per part, or too few frames.
     """
     _check(split.parts, captions, frames, hold)
     if len(views) != split.parts:
         raise UsageError(f"an animation of {split.parts} parts has {len(views)} views; one for each")
     stops = _there_and_back([_or_none(view) for view in views][::-1])
     leaving = split.leaving if split.apart == "fading" else None
-    far_end = far if split.apart == "distance" else None
-    each = _each(frames, split.parts)
-    size = _Size(side, largest)
-    return _round_trip(image, stops, captions[::-1], each, hold, size, far=far_end, leaving=leaving)
+    far = FAR if split.apart == "distance" else None
+    each = max(2, frames // (split.parts - 1))
+    return _round_trip(image, stops, captions[::-1], each, hold, _Size(side, largest), far=far, leaving=leaving)
 
 
 @dataclass(frozen=True)
@@ -155,10 +123,6 @@ def _there_and_back(views: Sequence[View | None]) -> list[_Stop]:
     return there + there[-2:0:-1]
 
 
-def _each(frames: int, stops: int) -> int:
-    return max(2, frames // (stops - 1))
-
-
 def _round_trip(
     image: Image.Image,
     stops: Sequence[_Stop],
@@ -171,8 +135,6 @@ def _round_trip(
     leaving: Callable[[torch.Tensor, float], torch.Tensor] | None = None,
 ) -> list[Image.Image]:
     """From stop to stop and back to the first, `frames` between each two."""
-    if far is not None and not 0.0 < far < 1.0:
-        raise UsageError(f"a zoom to {far:g} of the size; give a share between 0 and 1")
     small = reduced(image, size.largest)
     label = Label(captions, size.grown(small).width)
 
@@ -183,7 +145,7 @@ def _round_trip(
         if leaving is not None and gone:
             picture = from_tensor(leaving(to_tensor(picture), gone))[0]
         if moving is not None:
-            picture = _moving(moving, picture, progress, size) if progress < 1.0 else _still(moving, picture, size)
+            picture = _seen(moving, picture, progress, size)
         picture = reduced(size.grown(picture), size.largest)
         return picture if far is None or not gone else _shrunk(picture, far**gone)
 
@@ -230,18 +192,14 @@ def _fade(here: int, there: int, share: float) -> dict[int, float]:
     return {here: 1.0 - smoothstep(share / 0.4), there: smoothstep((share - 0.6) / 0.4)}
 
 
-def _still(view: View, image: Image.Image, size: _Size) -> Image.Image:
-    """The picture seen in a view, exactly: turned at its own size, where turning the enlarged one differs at all."""
-    large = size.grown(image)
-    if _wrong_when_large(view, image.width, large.width // image.width) < 1e-6:
-        return view.frame(large, 1.0)
-    return size.grown(view.frame(image, 1.0))
+def _seen(view: View, image: Image.Image, progress: float, size: _Size) -> Image.Image:
+    """The picture in a view, or on its way; turned after enlarging, which is smoother, where it is the same view.
 
-
-def _moving(view: View, image: Image.Image, progress: float, size: _Size) -> Image.Image:
-    """The picture on its way; turned after enlarging, which is smoother, where that is nearly the same view."""
+    On the way nearly the same will do.
+    """
     large = size.grown(image)
-    if _wrong_when_large(view, image.width, large.width // image.width) <= _nearly(image.width):
+    wrong = _nearly(image.width) if progress < 1.0 else 1e-6
+    if _wrong_when_large(view, image.width, large.width // image.width) <= wrong:
         return view.frame(large, progress)
     return size.grown(view.frame(image, progress))
 

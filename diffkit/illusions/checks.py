@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from diffkit.errors import UsageError
 from diffkit.illusions.composition import Composition
+from diffkit.illusions.views import Look
 from diffkit.pictures.tensors import in_channels
 from diffkit.types import ModelInfo, View
 
@@ -111,9 +112,10 @@ def latent_way(composition: Composition, info: ModelInfo) -> str:
 
 
 @dataclass(frozen=True)
-class Inside:
-    """A view of the picture in the middle of a padded sample; the frame stays where it is."""
+class Inside(Look):
+    """A view that moves pixels, of the picture in the middle of a padded sample; the frame stays where it is."""
 
+    name: ClassVar[str] = "inside"
     view: View
     top: int
     left: int
@@ -127,48 +129,10 @@ class Inside:
         return out
 
     def apply(self, x: Tensor) -> Tensor:
-        """Look at the middle in this way."""
         return self._within(x, self.view.apply)
 
     def invert(self, x: Tensor) -> Tensor:
-        """Undo `apply`."""
         return self._within(x, self.view.invert)
-
-    def invert_var(self, v: Tensor) -> Tensor:
-        """Undo `apply` for a learned variance."""
-        return self._within(v, self.view.invert_var)
-
-    @property
-    def name(self) -> str:
-        """The view's own."""
-        return self.view.name
-
-    @property
-    def spec(self) -> str:
-        """The view's own."""
-        return self.view.spec
-
-    @property
-    def spatial(self) -> bool:
-        """The view's own."""
-        return self.view.spatial
-
-    @property
-    def latent(self) -> str:
-        """The view's own."""
-        return self.view.latent
-
-    @property
-    def square(self) -> bool:
-        """The view's own."""
-        return self.view.square
-
-    def check(self, size: int) -> None:
-        """The size of the picture was checked before."""
-
-    def frame(self, image: Image.Image, progress: float) -> Image.Image:
-        """As the view draws it: animations are made of finished pictures."""
-        return self.view.frame(image, progress)
 
 
 def view_in(view: View, info: ModelInfo) -> View:

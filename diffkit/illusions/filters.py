@@ -147,7 +147,6 @@ class LowHigh(Split):
         _within(self, "sigma", self.sigma, 0.05, 64.0)
 
     def compute(self, x: Tensor, k: int) -> Tensor:
-        """Return the blurred picture (0) or the rest (1)."""
         low = blur(x, self.sigma)
         return low if k == 0 else x - low
 
@@ -170,7 +169,6 @@ class Triple(Split):
         _within(self, "sigma_2", self.sigma_2, 0.05, 64.0)
 
     def compute(self, x: Tensor, k: int) -> Tensor:
-        """Return the low (0), middle (1) or high (2) frequencies."""
         below = blur(x, self.sigma_1)
         if k == 2:
             return x - below
@@ -196,7 +194,6 @@ class GreyColour(Split):
             raise UsageError(text, "Use a model that draws RGB pixels, or another filter.")
 
     def compute(self, x: Tensor, k: int) -> Tensor:
-        """Return the grey picture (0) or what colours it (1)."""
         self.check(x.shape[-3])
         grey = x.mean(-3, keepdim=True).expand_as(x)
         return grey if k == 0 else x - grey
@@ -223,7 +220,6 @@ class Motion(Split):
         _within(self, "angle", self.angle, -360.0, 360.0)
 
     def compute(self, x: Tensor, k: int) -> Tensor:
-        """Return the mean along the line (0) or the rest (1)."""
         moved = self._moved(x, self._half(x))
         return moved if k == 0 else x - moved
 
@@ -268,7 +264,6 @@ class Scale(Split):
         _within(self, "share", self.share, -100.0, 100.0)
 
     def compute(self, x: Tensor, k: int) -> Tensor:
-        """Return share * x (0) or the rest (1)."""
         return self.share * x if k == 0 else x - self.share * x
 
 

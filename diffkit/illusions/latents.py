@@ -49,12 +49,10 @@ class Instances(WrappedModel):
 
     @property
     def info(self) -> ModelInfo:
-        """The model's, with all latents in its sample."""
         return self._info
 
     @property
     def codec(self) -> JoinedCodec:
-        """Between pictures and all latents."""
         return self._codec
 
     def noise(self, generators: Sequence[torch.Generator]) -> Tensor:

@@ -38,7 +38,7 @@ def alignment(matrix: Tensor) -> Tensor:
 
     Source: arXiv:2311.17919, section 4: A = min_i S_ii.
     """
-    return _diagonal(matrix).amin(-1)
+    return _square(matrix).diagonal(dim1=-2, dim2=-1).amin(-1)
 
 
 def concealment(matrix: Tensor, tau: float = 0.01) -> Tensor:
@@ -88,7 +88,3 @@ def _square(matrix: Tensor) -> Tensor:
     if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2]:
         raise ValueError(f"a matrix of views against their prompts is square; got {tuple(matrix.shape)}")
     return matrix
-
-
-def _diagonal(matrix: Tensor) -> Tensor:
-    return _square(matrix).diagonal(dim1=-2, dim2=-1)

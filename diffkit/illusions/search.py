@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,7 +18,6 @@ from diffkit.engine.levels import x0_of
 from diffkit.engine.samplers import is_memoryless
 from diffkit.engine.sampling import denoise, generators, pure_noise
 from diffkit.engine.settings import Settings
-from diffkit.errors import UsageError
 from diffkit.illusions.composition import Composition
 from diffkit.illusions.drawing import (
     Prompted,
@@ -159,12 +158,11 @@ def search(
     *,
     best_of: int,
     keep: int = 1,
-    by: Literal["alignment", "concealment"] = "alignment",
     cuts: Sequence[float] = CUTS,
     batch_size: int = 64,
     on_step: Callable[[Step, range], None] | None = None,
 ) -> Found:
-    """Draw many seeds and keep the best.
+    """Draw many seeds and keep the best by their A, and by C among equals.
 
     A picture is the same as if its seed were drawn alone. Samplers that build on earlier steps cannot stop in the
     middle: with these all candidates are drawn to the end.
@@ -174,7 +172,6 @@ def search(
         seeds: The first seeds to try; more follow, counted on from the last one.
         best_of: How many seeds are tried.
         keep: How many are kept.
-        by: What candidates are ranked by; the other one decides between equals.
         cuts: Fractions of the steps after which the worse half is dropped, by the clean estimates of that step.
         batch_size: Pictures per network call, before views and guidance.
         on_step: Called after each step with the step and the positions of its batch among those still alive.
@@ -183,8 +180,6 @@ def search(
         UsageError: Numbers that do not fit together, or a prompt that the judge refuses.
         NumericalError: A picture is not finite.
     """
-    if by not in ("alignment", "concealment"):
-        raise UsageError(f"`by` {by!r} is not one of alignment, concealment")
     wanted = candidate_seeds(seeds, best_of)
     before = task.counted.rows
     scheduler = make_scheduler(task.model.info, task.settings)
@@ -206,7 +201,7 @@ def search(
             for k, row in enumerate(some):
                 scores = matrix[k], float(aligned[k]), float(concealed[k])
                 ranked.append((Candidate(row.seed, images[k], *scores, stretch.stop, not last), row))
-        ranked.sort(key=lambda pair: _rank(pair[0], by), reverse=True)
+        ranked.sort(key=lambda pair: (pair[0].alignment, pair[0].concealment), reverse=True)
         kept = keep if last else plan[number + 1].count
         if last:
             best = tuple(candidate for candidate, _ in ranked[:kept])
@@ -219,11 +214,6 @@ def search(
     place = {seed: k for k, seed in enumerate(wanted)}
     tried = tuple(sorted(done, key=lambda one: place[one.seed]))
     return Found(torch.stack([one.image for one in best]), best, tried, plan[-1].stop, task.counted.rows - before)
-
-
-def _rank(one: Candidate, by: str) -> tuple[float, float]:
-    scores = (one.alignment, one.concealment)
-    return scores if by == "alignment" else scores[::-1]
 
 
 @dataclass

@@ -108,7 +108,6 @@ class Windowed(WrappedModel):
 
     @property
     def codec(self) -> WindowedCodec:
-        """The VAE, window by window."""
         return self._codec
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Prediction:

@@ -32,7 +32,6 @@ class Anagram(Illusion, name="anagram"):
 
     @classmethod
     def aliases(cls) -> dict[str, str]:
-        """Return the options of two prompts or classes."""
         return {
             "p1": "What the picture shows as it is.", "p2": "What it shows in the view.",
             "c1": "Of models with classes: as it is.", "c2": "Of models with classes: in the view.",

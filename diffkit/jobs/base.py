@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeV
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from diffkit.errors import UsageError, did_you_mean
-from diffkit.jobs.batch import Batch, Drawing, Found, Row
+from diffkit.jobs.batch import Row
 from diffkit.jobs.fields import Option, explain, opt
 from diffkit.jobs.fields import arg as arg
+from diffkit.jobs.hooks import Hooks
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from diffkit.engine.settings import Settings
-    from diffkit.jobs.options import Again, Run, Watch
+    from diffkit.jobs.options import Again, Run
     from diffkit.jobs.output import Result
-    from diffkit.types import Model, ModelInfo
+    from diffkit.models import LoadOptions
+    from diffkit.types import ModelInfo
 
 STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 DEEPFLOYD = "DeepFloyd/IF-I-M-v1.0"
@@ -135,7 +135,7 @@ class Job(BaseModel):
         fields = cls.model_fields
         found = [k for k, info in fields.items() if any(isinstance(m, Option) and m.argument for m in info.metadata)]
         found += cls.leading
-        return found + [key for key in fields if key in cls.__annotations__ and key not in found]
+        return found + [key for key in cls.__annotations__ if key in fields and key not in found]
 
     def arguments(self) -> dict[str, Any]:
         """Return the fields as a picture's metadata has them: what is set, in JSON's types."""
@@ -150,17 +150,10 @@ class Job(BaseModel):
         return kept
 
 
-class PictureJob(Job):
-    """Base of the commands that draw with a model.
+class PictureJob(Job, Hooks):
+    """Base of the commands that draw with a model."""
 
-    Attributes:
-        per_picture: Fields that may differ among the pictures of one batch.
-        cell_side: Pixels to which small pictures are enlarged on a sheet.
-    """
-
-    per_picture: ClassVar[frozenset[str]] = frozenset()
     offers: ClassVar[frozenset[str]] = frozenset({"out", "gif", "device", "dry_run", "allow_pickle", "sweep"})
-    cell_side: ClassVar[int] = 160
 
     model: Annotated[str | None, opt("model", "m")] = Field(
         None, description="A Hub id or a folder: a pipeline, or a run of `diffkit train`."
@@ -219,9 +212,12 @@ class PictureJob(Job):
         """Return what the model inside the package is to draw where nobody says, and how that is said."""
         return None
 
-    def batched(self) -> frozenset[str]:
-        """Return the fields that may differ among the pictures of one batch."""
-        return type(self).per_picture
+    def loading(self) -> LoadOptions:
+        """Return how the model is loaded, as far as the job says."""
+        from diffkit.models.options import LoadOptions
+
+        safety = "off" if self.no_safety_checker else "auto"
+        return LoadOptions(variant=self.variant, memory=self.memory, compile=self.compile, safety=safety)
 
     def defaults(self, info: ModelInfo) -> dict[str, Any]:
         """Return what suits the model of what may be left out: guidance, sampler, steps."""
@@ -256,12 +252,10 @@ class PictureJob(Job):
         return [Row(self.seed)]
 
     def sampling_timesteps(self, info: ModelInfo) -> list[float]:
-        """Return the timesteps of one batch, one per network call."""
-        raise NotImplementedError
+        """Return the timesteps of one batch, one per network call: those of the grid."""
+        from diffkit.jobs.sampling import make_scheduler, numbers_of
 
-    def notices(self, info: ModelInfo) -> list[str]:
-        """Return what is to be said before the work begins."""
-        return []
+        return numbers_of(make_scheduler(info.scheduler, self.settings).timesteps)
 
     def warnings(self) -> list[str]:
         """Return what has no effect or not the effect that was meant; said even where notices are not."""
@@ -276,45 +270,6 @@ class PictureJob(Job):
     def unguided(self) -> str | None:
         """Return why nothing is guided, where nothing is."""
         return None
-
-    def about(self) -> dict[str, Any]:
-        """Return what a picture's metadata says beyond the fields."""
-        return {}
-
-    def columns(self) -> int | None:
-        """Return how many pictures stand in a row of the grid; None for a square."""
-        return None
-
-    def search(self, model: Model, seeds: list[int], batch_size: int, watch: Watch) -> Found | None:
-        """Choose the seeds that are worth drawing; None where all are drawn."""
-        return None
-
-    def conditions(self, info: ModelInfo) -> int:
-        """Return how many conditions the network is asked for each picture in a step."""
-        return 1
-
-    def search_calls(self, info: ModelInfo, batch_size: int) -> int:
-        """Return how many network calls the search takes."""
-        return 0
-
-    def uncounted(self) -> dict[str, str]:
-        """Return what `--dry-run` cannot count: {"uncounted": ...}."""
-        return {}
-
-    def animate(self, picture: Image.Image, path: Path, kind: str) -> Path:
-        """Write an animation of a finished picture beside its file; return where."""
-        raise NotImplementedError
-
-    def stages(self, info: ModelInfo) -> list[dict[str, Any]]:
-        """Return the further models that each batch goes through: id, steps and parameters of each."""
-        return []
-
-    def draw(self, model: Model, batch: Batch) -> Drawing:
-        """Draw a batch: a generator of steps that returns what was drawn.
-
-        What differs from picture to picture is read from the batch, never from the job, which knows the first one's.
-        """
-        raise NotImplementedError
 
 
 def build(cls: type[J], values: Mapping[str, Any]) -> J:
@@ -335,8 +290,4 @@ def build(cls: type[J], values: Mapping[str, Any]) -> J:
     try:
         return cls.model_validate(folded)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        about = cls.model_fields.get(str(first["loc"][0])) if first["loc"] else None
-        if first["type"] == "value_error" and str(first["ctx"]["error"]).startswith("`"):
-            raise UsageError(str(first["ctx"]["error"])) from None
-        raise UsageError(explain(first), (about.description or "") if about else "") from None
+        raise explain(error, cls.model_fields) from None

@@ -6,6 +6,7 @@ from typing import Any
 
 from diffkit.jobs.output import Result
 from diffkit.jobs.rows import Prepared, batches_of
+from diffkit.jobs.shared import Batched
 from diffkit.models.memory import count_parameters
 
 
@@ -20,7 +21,7 @@ def estimate(prepared: Prepared) -> Result:
     for number, (group, stages) in enumerate(zip(prepared.table.groups, prepared.stages, strict=True)):
         job = cells[group[0]].job
         rows = sum(len(cells[k].job.rows(info)) for k in group)
-        size = getattr(job, "batch_size", rows)
+        size = job.batch_size if isinstance(job, Batched) else rows
         batches = batches_of(rows, size)
         calls += sum(prepared.calls(number, len(batch)) for batch in batches) + job.search_calls(info, size)
         calls += sum(stage["steps"] for stage in stages) * len(batches)

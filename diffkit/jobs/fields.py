@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, PlainSerializer, PlainValidator, ValidationInfo, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+)
 
-from diffkit.errors import DataError
+from diffkit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from PIL import Image
+    from pydantic.fields import FieldInfo
 
 MEMORY = "memory:"  # what stands in a picture's metadata for an image that no file holds, with the hash of its pixels
 
@@ -79,11 +88,18 @@ ImageFile = Annotated[
 ]
 
 
-def explain(item: Any) -> str:
-    """Turn one of pydantic's errors into a sentence that names the argument, the value and what is allowed."""
+def explain(error: ValidationError, fields: Mapping[str, FieldInfo]) -> UsageError:
+    """Return the first of pydantic's errors as ours: the argument, the value, what is allowed; its hint is the help."""
+    item = error.errors(include_url=False)[0]
+    if item["type"] == "value_error" and str(item["ctx"]["error"]).startswith("`"):
+        return UsageError(str(item["ctx"]["error"]))
     name = ".".join(str(part) for part in item["loc"] if not isinstance(part, int))
     shown = repr(item["input"])
-    return f"`{name}` is {shown if len(shown) < 60 else shown[:57] + '...'}; it {plain_words(item['msg'])}"
+    about = fields.get(str(item["loc"][0])) if item["loc"] else None
+    return UsageError(
+        f"`{name}` is {shown if len(shown) < 60 else shown[:57] + '...'}; it {plain_words(item['msg'])}",
+        (about.description or "") if about else "",
+    )
 
 
 def plain_words(text: str) -> str:

@@ -45,7 +45,6 @@ class Hybrid(Illusion, name="hybrid"):
 
     @classmethod
     def aliases(cls) -> dict[str, str]:
-        """Return the options of two prompts or classes."""
         return {
             "p1": "What the first part shows: from afar (low), in grey, ...",
             "p2": "What the second part shows: from near (high), in colour, ...",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from diffkit.errors import ModelError, UsageError
+from diffkit.errors import UsageError
 from diffkit.jobs.base import DEEPFLOYD
 from diffkit.jobs.batch import Batch, Drawing, Drawn, Found, Row
 from diffkit.jobs.fields import opt
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from diffkit.illusions.composition import Composition
     from diffkit.illusions.display import Display
     from diffkit.illusions.drawing import Prompted
-    from diffkit.illusions.scoring import Scorer
-    from diffkit.illusions.search import Task
-    from diffkit.illusions.stages import Prompt
     from diffkit.jobs.options import Watch
     from diffkit.types import Model, ModelInfo
 
@@ -90,16 +87,11 @@ class Illusion(Many, Steps, Eta, hub=DEEPFLOYD):
         return {"p1": "The first prompt.", "p2": "The second.", "c1": "The first class.", "c2": "The second."}
 
     def check_fields(self) -> None:
-        """Refuse what does not go together.
-
-        Raises:
-            UsageError: An option without the one that it belongs to.
-        """
+        """Refuse an option without the one that it belongs to."""
         if self.size not in (None, 64, 256, 1024):
             raise UsageError(f"`size` {self.size}: choose 64, 256 or 1024", "It says how many stages are used.")
         if self.scorer is not None and self.best_of is None:
             raise UsageError(f"`scorer` {self.scorer}: there is nothing to choose from", "Give `best_of`.")
-        _ = self.composition
 
     @staticmethod
     def compose(prompts: int, **fields: Any) -> Composition:
@@ -128,11 +120,14 @@ class Illusion(Many, Steps, Eta, hub=DEEPFLOYD):
     @cached_property
     def labels(self) -> list[str]:
         """The same behind the style, as the model gets them."""
-        return [f"{self.style or ''} {word}".strip() for word in self.bare]
+        return [self.styled(word) for word in self.bare]
+
+    def styled(self, prompt: str) -> str:
+        """Put the style before a prompt."""
+        return f"{self.style or ''} {prompt}".strip()
 
     def words(self) -> list[str]:
-        """Add the prompts."""
-        return [word for word in (*(() if self.classes else self.labels), self.negative_prompt) if word]
+        return [word for word in (*map(self.styled, self.prompts), self.negative_prompt) if word]
 
     def rows(self, info: ModelInfo) -> list[Row]:
         """One picture per seed; it has several prompts."""
@@ -187,7 +182,9 @@ class Illusion(Many, Steps, Eta, hub=DEEPFLOYD):
                 raise UsageError(
                     f"`best_of` {self.best_of} cannot give {self.num} pictures", f"Use {self.num} or more."
                 )
-            self.scorer_for(info)
+            from diffkit.jobs.best_of import scorer_for
+
+            scorer_for(self, info)
 
     def _check_prompts(self, info: ModelInfo) -> None:
         if info.conditioning == "none":
@@ -210,24 +207,27 @@ class Illusion(Many, Steps, Eta, hub=DEEPFLOYD):
         return [*said, *notes(self.composition, info)]
 
     def sampling_timesteps(self, info: ModelInfo) -> list[float]:
-        """Return those of the first stage."""
         from diffkit.illusions.drawing import make_scheduler
         from diffkit.jobs.sampling import numbers_of
 
         return numbers_of(make_scheduler(info, self.settings).timesteps)
 
     def stages(self, info: ModelInfo) -> list[dict[str, Any]]:
-        """Return the stages above the first."""
         return self.cascade.planned(info, self.settings)
 
     # --- drawing
 
     def prompted(self, model: Model, settings: Settings, count: int) -> Prompted:
-        """Encode the prompts, and guide the network: for `count` pictures, with one condition per prompt."""
+        """Encode the prompts for a stage, and guide its network: for `count` pictures, one condition per prompt."""
         from diffkit.illusions.drawing import Prompted
         from diffkit.models.conditioning import guide_each
 
-        return Prompted(*guide_each(model, self.labels, settings, count))
+        labels, above = self.labels, model.info.source == "small"
+        if above and settings.guidance is None and any(labels):  # of the first stage it is filled in already
+            settings = replace(settings, guidance=model.info.illusion_guidance)
+        if above and model.info.latent and self.mode_3 == "first":
+            labels = labels[:1]
+        return Prompted(*guide_each(model, labels, settings, count))
 
     def draw(self, model: Model, batch: Batch) -> Drawing:
         """Draw one batch through all stages."""
@@ -235,29 +235,19 @@ class Illusion(Many, Steps, Eta, hub=DEEPFLOYD):
         from diffkit.jobs.sampling import counted
         from diffkit.pictures.tensors import from_tensor
 
-        settings, shared = batch.settings, self.composition
-        prompted = self.prompted(model, settings, len(batch.seeds))
-        images = yield from draw_steps(model_for(model, shared), shared, prompted, settings, batch.generators)
-        calls = 0
+        settings, shared, calls = batch.settings, self.composition, 0
+
+        def prompted(stage: Model, how: Settings) -> Prompted:
+            return self.prompted(stage, how, len(batch.seeds))
+
+        images = yield from draw_steps(
+            model_for(model, shared), shared, prompted(model, settings), settings, batch.generators
+        )
         if self.cascade.names():
-            upper = self.cascade.draw(model, shared, self._stage_prompt(batch), images, batch.seeds, settings)
+            upper = self.cascade.draw(model, shared, prompted, images, batch.seeds, settings)
             images, calls = yield from counted(upper)
         images = model.screen(images.to(model.device))[0].cpu()
         return Drawn(from_tensor(images), calls, shown=self.display.strips(images))
-
-    def _stage_prompt(self, batch: Batch) -> Prompt:
-        """From a further stage's model and settings to its network and prompts."""
-        from diffkit.illusions.drawing import Prompted
-        from diffkit.models.conditioning import guide_each
-
-        def prompt(model: Model, settings: Settings) -> Prompted:
-            if settings.guidance is None and any(self.labels):
-                settings = replace(settings, guidance=model.info.illusion_guidance)
-            # Stage III may be told the first prompt alone.
-            labels = self.labels[:1] if model.info.latent and self.mode_3 == "first" else self.labels
-            return Prompted(*guide_each(model, labels, settings, len(batch.seeds)))
-
-        return prompt
 
     @cached_property
     def display(self) -> Display:
@@ -267,7 +257,6 @@ class Illusion(Many, Steps, Eta, hub=DEEPFLOYD):
         return Display.of(self.composition, self.bare)
 
     def animate(self, picture: Image.Image, path: Path, kind: str) -> Path:
-        """Write an animation of a finished picture beside its file."""
         return self.display.write_animation(kind, picture, path)
 
     # --- the best of many seeds
@@ -276,75 +265,12 @@ class Illusion(Many, Steps, Eta, hub=DEEPFLOYD):
         """Nothing is shared by pictures that a search has found."""
         return frozenset() if self.best_of else super().batched()
 
-    def scorer_for(self, info: ModelInfo) -> str:
-        """Return what scores the candidates.
-
-        Raises:
-            UsageError: It does not know the prompts or classes.
-            ModelError: It is not there.
-        """
-        from diffkit.evaluation.scorers import check_judge, parse_scorer
-
-        # Of hybrids a model judges its own no better than chance: it has not learned blurred pictures.
-        own = (not info.text or bool(info.record)) and self.composition.split is None
-        name = (self.scorer or ("model" if own else "clip")).strip().removesuffix(":")
-        if name == "model":
-            check_judge(info, self.labels)
-            return name
-        if self.scorer is None and not info.text:
-            raise UsageError(
-                "`best_of` needs something that scores the classes of this model", "Give `scorer` classifier:FILE."
-            )
-        try:
-            parse_scorer(name, prompts=self.labels)
-        except ModelError as error:
-            if self.scorer is not None:
-                raise
-            raise ModelError(
-                f"`best_of` {self.best_of} has nothing to score with: without `scorer` it is CLIP, and {error.message}",
-                f"{error.hint} Or give `scorer` clip:FOLDER, or classifier:FILE whose classes are the prompts, or for"
-                f" anagrams model, the one that draws; or draw with `num` {self.best_of} and choose by eye.",
-            ) from None
-        return name
-
-    def task(self, model: Model, scorer: Scorer) -> Task:
-        """Return what is searched among: candidates by a model, judged by a scorer."""
-        from diffkit.illusions.drawing import model_for
-        from diffkit.illusions.scoring import score_matrix
-        from diffkit.illusions.search import Counted, Task
-
-        counted, settings = Counted(model), self.settings
-        return Task(
-            counted, model_for(counted, self.composition), self.composition,
-            lambda count: self.prompted(counted, settings, count),
-            lambda parts: score_matrix(scorer, parts, self.labels), scorer.tau, settings,
-        )  # fmt: skip
-
     def search(self, model: Model, seeds: list[int], batch_size: int, watch: Watch) -> Found | None:
-        """Draw `best_of` candidates and choose among them."""
         if self.best_of is None:
             return None
-        from diffkit.evaluation.scorers import parse_scorer
-        from diffkit.illusions.contact_sheet import candidates_sheet
-        from diffkit.illusions.display import captions
-        from diffkit.illusions.search import Counted, search
+        from diffkit.jobs.best_of import best_of
 
-        name = self.scorer_for(model.info)
-        asked = Counted(model)  # what a model that judges its own pictures is asked
-        scorer = parse_scorer(name, device=model.device, model=asked, max_batch=self.settings.max_batch)
-        calls = self.search_calls(model.info, batch_size)
-        watch.begin(f"best of {self.best_of}", calls)
-        task = self.task(model, scorer)
-        found = search(task, seeds, best_of=self.best_of, keep=len(seeds), batch_size=batch_size, on_step=watch.step)
-        watch.end()
-        marks = {one.seed: {"scorer": name, **one.describe()} for one in found.best}
-        # The winners are drawn once more, together, so that `replay` can draw them again bit for bit.
-        saved = round(found.saved_if(redrawn=len(found.seeds)), 4)
-        scores = {"scorer": name, **found.describe(), "saved": saved}
-        if asked.calls:
-            scores |= {"judge_calls": asked.calls, "judge_rows": asked.rows}
-        sheet = candidates_sheet(found, self.composition, captions(self.composition, self.bare))
-        return Found(found.seeds, scores, sheet, calls + asked.calls, ("best_of", "scorer"), marks)
+        return best_of(self, model, seeds, batch_size, watch)
 
     def conditions(self, info: ModelInfo) -> int:
         """Return how many prompts a picture shows in one step: all of them, or where views take turns one."""
@@ -354,13 +280,9 @@ class Illusion(Many, Steps, Eta, hub=DEEPFLOYD):
         """Return how many network calls the search takes, those of the judge left out."""
         if self.best_of is None:
             return 0
-        from diffkit.engine.sampler_names import MEMORYLESS, canonical
-        from diffkit.illusions.halving import CUTS, halving_plan, network_calls
+        from diffkit.jobs.best_of import calls
 
-        name = canonical(self.scheduler) if self.scheduler else None
-        cuts = CUTS if name is None or name in MEMORYLESS else ()
-        plan = halving_plan(self.best_of, self.num, len(self.sampling_timesteps(info)), cuts)
-        return network_calls(plan, batch_size)
+        return calls(self, self.best_of, info, batch_size)
 
     def uncounted(self) -> dict[str, str]:
         """Say that the judge's calls are not known before."""

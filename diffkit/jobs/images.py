@@ -11,6 +11,7 @@ from pydantic import Field
 
 from diffkit.jobs.base import PictureJob, arg
 from diffkit.jobs.fields import ImageFile
+from diffkit.jobs.shared import Prompted
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,57 +26,26 @@ LOG = logging.getLogger("diffkit.jobs")
 class OneImage(PictureJob):
     """An image to work on; the drawn example when left out."""
 
-    needs_mask: ClassVar[bool] = False
-
     image: Annotated[ImageFile, arg("[IMAGE]")] = Field(None, description="A picture; a drawn example when left out.")
 
     def check_fields(self) -> None:
-        """Open the image (and the mask), so that a broken one is said before anything is loaded."""
-        from diffkit.pictures.masks import check_mask_size
-
+        """Open the image, so that a broken one is said before anything is loaded."""
         super().check_fields()
         opened(self.image)
-        if (mask := self.mask_file()) is not None:
-            shown, image = opened_mask(mask, self.inverted()).image, opened(self.image)
-            if image is not None:
-                check_mask_size(shown, image)
-
-    def mask_file(self) -> Path | Image.Image | None:
-        """Return the mask; commands without one have none."""
-        return None
-
-    def inverted(self) -> bool:
-        """Say whether black stands for white in the mask."""
-        return False
 
     def example(self) -> tuple[dict[str, Any], str] | None:
         """Tell the model inside the package what the drawn example shows."""
-        if self.image is not None or "prompt" not in type(self).model_fields or getattr(self, "prompt", None):
+        if self.image is not None or not isinstance(self, Prompted) or self.prompt:
             return None
         from diffkit.pictures.examples import EXAMPLE_PROMPT
 
         return {"prompt": EXAMPLE_PROMPT}, f"the example is {EXAMPLE_PROMPT}"
 
     def notices(self, info: ModelInfo) -> list[str]:
-        """Say which examples stand in for what was left out, and how the mask was read."""
+        """Say which example stands in for an image that was left out."""
         said = super().notices(info)
-        if (file := self.mask_file()) is not None and (mask := opened_mask(file, self.inverted())).line:
-            said += [] if mask.ambiguous else [mask.line]
         if self.image is None:
             said.append(f"no `image`: a {'digit' if info.channels == 1 else 'heart'} drawn in code is used")
-        if self.needs_mask and self.mask_file() is None:
-            said.append(f"no `mask`: the {'left' if self.inverted() else 'right'} half is repainted")
-        return said
-
-    def warnings(self) -> list[str]:
-        """Say where a mask asks for nothing or for everything, or can be read in two ways."""
-        from diffkit.pictures.masks import one_sided
-
-        said = super().warnings()
-        if (file := self.mask_file()) is not None:
-            mask = opened_mask(file, self.inverted())
-            said += [mask.line] if mask.ambiguous else []
-            said += [line] if (line := one_sided(mask.image)) else []
         return said
 
     def picture(self, info: ModelInfo) -> Image.Image:
@@ -89,13 +59,55 @@ class OneImage(PictureJob):
         """Return the image cut to what the model takes, (1, C, H, W) in [-1, 1] on its device."""
         return fit_image(self.picture(model.info), model)
 
-    def mask_tensor(self, model: Model) -> Tensor | None:
-        """Return the mask cut in the same way, (1, 1, H, W) in [0, 1], white is repainted; None where there is none."""
+
+class Masked(OneImage):
+    """An image of which a mask says what changes: white does, black stays, or the other way round.
+
+    Attributes:
+        needs_mask: A half of the picture changes where no mask is given; else all of it.
+    """
+
+    needs_mask: ClassVar[bool] = False
+
+    mask: ImageFile = Field(None, description="A picture of the image's size: white may change, black is kept.")
+    invert_mask: bool = Field(False, description="Black may change, white is kept.")
+
+    def check_fields(self) -> None:
+        """Open the mask, too, and compare the sizes."""
         from diffkit.pictures.masks import check_mask_size
 
-        file = self.mask_file()
-        if file is not None:
-            mask = opened_mask(file, self.inverted()).image
+        super().check_fields()
+        if self.mask is not None:
+            shown, image = opened_mask(self.mask, self.invert_mask).image, opened(self.image)
+            if image is not None:
+                check_mask_size(shown, image)
+
+    def notices(self, info: ModelInfo) -> list[str]:
+        """Say how the mask was read, or what stands in for one that was left out."""
+        said = super().notices(info)
+        if self.mask is not None and (mask := opened_mask(self.mask, self.invert_mask)).line:
+            said = [*([] if mask.ambiguous else [mask.line]), *said]
+        if self.needs_mask and self.mask is None:
+            said.append(f"no `mask`: the {'left' if self.invert_mask else 'right'} half is repainted")
+        return said
+
+    def warnings(self) -> list[str]:
+        """Say where a mask asks for nothing or for everything, or can be read in two ways."""
+        from diffkit.pictures.masks import one_sided
+
+        said = super().warnings()
+        if self.mask is not None:
+            mask = opened_mask(self.mask, self.invert_mask)
+            said += [mask.line] if mask.ambiguous else []
+            said += [line] if (line := one_sided(mask.image)) else []
+        return said
+
+    def mask_tensor(self, model: Model) -> Tensor | None:
+        """Return the mask cut as the image is, (1, 1, H, W) in [0, 1], white is repainted; None where there is none."""
+        from diffkit.pictures.masks import check_mask_size, cut_mask
+
+        if self.mask is not None:
+            mask = opened_mask(self.mask, self.invert_mask).image
             if self.image is None:
                 check_mask_size(mask, self.picture(model.info))
         elif self.needs_mask:
@@ -104,10 +116,11 @@ class OneImage(PictureJob):
             from diffkit.pictures.examples import example_mask
 
             mask = example_mask(*self.picture(model.info).size)
-            mask = ImageOps.invert(mask) if self.inverted() else mask
+            mask = ImageOps.invert(mask) if self.invert_mask else mask
         else:
             return None
-        return fit_mask(mask, model.info.size).to(model.device)
+        height, width = model.info.size
+        return cut_mask(mask, width, height).to(model.device)
 
 
 @lru_cache(maxsize=8)
@@ -172,13 +185,6 @@ def opened_mask(mask: Path | Image.Image, inverted: bool) -> Mask:
     if isinstance(mask, Path):
         return _read_mask(mask, inverted, _stamp(mask))
     return read_mask(mask, inverted, name="`mask`")
-
-
-def fit_mask(mask: Image.Image, size: tuple[int, int]) -> Tensor:
-    """Cut a mask as images are cut to (height, width), (1, 1, H, W) in [0, 1]; one without grey stays so."""
-    from diffkit.pictures.masks import cut_mask
-
-    return cut_mask(mask, size[1], size[0])
 
 
 def mask_in_space(model: Model, mask: Tensor, x0: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
@@ -11,17 +10,15 @@ from diffkit.errors import UsageError
 from diffkit.jobs.base import arg
 from diffkit.jobs.batch import Batch, Drawing, Drawn
 from diffkit.jobs.fields import ImageFile
-from diffkit.jobs.images import OneImage, mask_in_space
+from diffkit.jobs.images import Masked, mask_in_space
 from diffkit.jobs.shared import Eta, Many, OnePrompt, Steps
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from diffkit.types import Model, ModelInfo
 
 
 class Inpaint(
-    OneImage, OnePrompt, Many, Steps, Eta, name="inpaint", hub="stable-diffusion-v1-5/stable-diffusion-inpainting"
+    Masked, OnePrompt, Many, Steps, Eta, name="inpaint", hub="stable-diffusion-v1-5/stable-diffusion-inpainting"
 ):
     """Paint the white of a mask anew; what is black stays as it is, bit for bit.
 
@@ -47,15 +44,6 @@ class Inpaint(
                 "no `mask` for the image", "Give a picture of its size: white is repainted, black is kept."
             )
         super().check_fields()
-
-    def mask_file(self) -> Path | Image.Image | None:
-        """Return the mask."""
-        file: Path | Image.Image | None = self.mask
-        return file
-
-    def inverted(self) -> bool:
-        """Say whether black stands for white."""
-        return self.invert_mask
 
     def resamplings(self, info: ModelInfo) -> int:
         """Return how often each stretch is walked: 10 for models without prompts, 1 with, unless it is said."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
@@ -44,7 +44,6 @@ class Interpolate(OnePrompt, Steps, name="interpolate", hub=STABLE_DIFFUSION):
         opened(self.image), opened(self.image_b)
 
     def rows(self, info: ModelInfo) -> list[Row]:
-        """One strip."""
         return [Row(self.seed, self.label_for(info))]
 
     def unguided(self) -> str | None:
@@ -63,14 +62,11 @@ class Interpolate(OnePrompt, Steps, name="interpolate", hub=STABLE_DIFFUSION):
 
     def sampling_timesteps(self, info: ModelInfo) -> list[float]:
         """Return those of the way up, where two images are inverted, and of the way down."""
-        from diffkit.jobs.inversion import exact_sampler, first_level
-        from diffkit.jobs.sampling import make_scheduler, numbers_of
+        from diffkit.jobs.inversion import calls_of, exact_sampler
 
         if self.image is None:
-            return numbers_of(make_scheduler(info.scheduler, self.settings).timesteps)
-        scheduler = exact_sampler(info.scheduler, self.settings)
-        grid = numbers_of(scheduler.timesteps)[first_level(scheduler) :]
-        return [t for t in reversed(grid) for _ in range(self.refine + 1)] + grid
+            return super().sampling_timesteps(info)
+        return calls_of(exact_sampler(info.scheduler, self.settings), self.refine)
 
     def draw(self, model: Model, batch: Batch) -> Drawing:
         """Draw all pictures of the way at once, as one strip."""
@@ -78,6 +74,7 @@ class Interpolate(OnePrompt, Steps, name="interpolate", hub=STABLE_DIFFUSION):
 
         from diffkit.engine.sampling import denoise, generators, pure_noise
         from diffkit.engine.settings import Settings
+        from diffkit.jobs.images import fit_image, opened
         from diffkit.jobs.inversion import exact_sampler, first_level, invert_steps
         from diffkit.jobs.sampling import make_scheduler, take
         from diffkit.models.conditioning import conditioned, finished
@@ -89,7 +86,8 @@ class Interpolate(OnePrompt, Steps, name="interpolate", hub=STABLE_DIFFUSION):
             plain = Settings(max_batch=settings.max_batch, guidance=1.0 if label else None)
             net, cond = conditioned(model, [label] * 2, plain)
             scheduler = exact_sampler(model.scheduler, settings)
-            x0 = torch.cat([model.codec.encode(self._tensor(model, end)) for end in (self.image, self.image_b)])
+            images = [opened(image) for image in (self.image, self.image_b)]
+            x0 = torch.cat([model.codec.encode(fit_image(image, model)) for image in images if image is not None])
             a, b = invert_steps(net, x0, scheduler, cond, refine=self.refine).split(1)
             settings, start = plain, first_level(scheduler)
         else:
@@ -103,13 +101,6 @@ class Interpolate(OnePrompt, Steps, name="interpolate", hub=STABLE_DIFFUSION):
         x = yield from take(denoise(net, x, scheduler, cond, start=start))
         pictures = from_tensor(finished(model, x))
         return Drawn([grid(pictures, self.frames)], frames=pictures + pictures[-2:0:-1])
-
-    def _tensor(self, model: Model, image: Any) -> Tensor:
-        from diffkit.jobs.images import fit_image, opened
-
-        picture = opened(image)
-        assert picture is not None
-        return fit_image(picture, model)
 
 
 def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:

@@ -16,6 +16,7 @@ from diffkit.engine.levels import level, x0_of
 from diffkit.engine.samplers import is_flow
 from diffkit.engine.settings import Settings
 from diffkit.errors import UsageError
+from diffkit.jobs.sampling import numbers_of
 from diffkit.types import Cond, Denoiser
 
 if TYPE_CHECKING:
@@ -44,6 +45,12 @@ def first_level(scheduler: SchedulerMixin) -> int:
     return next((k for k, signal in enumerate(levels) if signal >= LEAST_SIGNAL), len(levels) - 1)
 
 
+def calls_of(scheduler: SchedulerMixin, refine: int, ways: int = 1) -> list[float]:
+    """Return the timestep of every network call of `invert_steps`, and of so many ways back."""
+    grid = numbers_of(scheduler.timesteps)[first_level(scheduler) :]
+    return [t for t in reversed(grid) for _ in range(refine + 1)] + grid * ways
+
+
 @torch.no_grad()
 def invert_steps(net: Denoiser, x0: Tensor, scheduler: SchedulerMixin, cond: Cond, *, refine: int = 3) -> Tensor:
     """Return the sample at the `first_level` of the grid from which DDIM comes to x0.
@@ -58,8 +65,8 @@ def invert_steps(net: Denoiser, x0: Tensor, scheduler: SchedulerMixin, cond: Con
         cond: The condition.
         refine: Further network calls per step, not negative; 0 is the classic inversion.
     """
-    last = getattr(scheduler, "final_alpha_cumprod", None)  # flows have none: their last level is the image
-    signal, share = (1.0, 0.0) if last is None else (float(last) ** 0.5, (1.0 - float(last)) ** 0.5)
+    last = 1.0 if is_flow(scheduler) else float(scheduler.final_alpha_cumprod)
+    signal, share = last**0.5, (1.0 - last) ** 0.5
     x = x0
     for t in scheduler.timesteps[first_level(scheduler) :].flip(0):
         above_signal, above_share = level(scheduler, t)

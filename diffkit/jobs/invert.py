@@ -39,7 +39,6 @@ class Invert(OneImage, OnePrompt, Many, Steps, Eta, name="invert", hub=STABLE_DI
         return self.edit_prompt if self.edit_prompt is not None else self.edit_class
 
     def words(self) -> list[str]:
-        """Add the edit."""
         return [*([self.edit_prompt] if self.edit_prompt else []), *super().words()]
 
     def unguided(self) -> str | None:
@@ -61,12 +60,10 @@ class Invert(OneImage, OnePrompt, Many, Steps, Eta, name="invert", hub=STABLE_DI
 
     def sampling_timesteps(self, info: ModelInfo) -> list[float]:
         """Return those of the way up, with the refinements, and of the ways back."""
-        from diffkit.jobs.inversion import exact_sampler, first_level
-        from diffkit.jobs.sampling import numbers_of
+        from diffkit.jobs.inversion import calls_of, exact_sampler
 
-        scheduler = exact_sampler(info.scheduler, self.settings)
-        grid = numbers_of(scheduler.timesteps)[first_level(scheduler) :]
-        return [t for t in reversed(grid) for _ in range(self.refine + 1)] + grid * (1 if self.edit is None else 2)
+        ways = 1 if self.edit is None else 2
+        return calls_of(exact_sampler(info.scheduler, self.settings), self.refine, ways)
 
     def draw(self, model: Model, batch: Batch) -> Drawing:
         """Invert the image, come back, and, if an edit is asked for, come back to something else."""

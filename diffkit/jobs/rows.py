@@ -10,7 +10,7 @@ from diffkit.jobs.batch import Row
 from diffkit.jobs.sweep import Table
 
 if TYPE_CHECKING:
-    from diffkit.models import Repo
+    from diffkit.models import LoadOptions, Repo
     from diffkit.types import ModelInfo
 
 
@@ -30,6 +30,7 @@ class Prepared:
         table: The combinations; their jobs are filled in.
         repo: The model's files.
         info: What it is.
+        loading: How it is loaded, as far as the jobs say.
         jobs: The jobs of all combinations.
         words: Their prompts, each once.
         strange: Words of these that the model was never told.
@@ -40,6 +41,7 @@ class Prepared:
     table: Table
     repo: Repo
     info: ModelInfo
+    loading: LoadOptions
     jobs: list[PictureJob]
     words: list[str]
     strange: list[str]

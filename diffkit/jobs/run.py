@@ -17,6 +17,7 @@ from diffkit.jobs.base import Job, PictureJob, build
 from diffkit.jobs.batch import Batch, Drawn, Row
 from diffkit.jobs.options import Again, Run, Watch
 from diffkit.jobs.rows import Place, Prepared, batches_of
+from diffkit.jobs.shared import Batched
 from diffkit.jobs.sweep import Cell, Table, table
 from diffkit.models import LoadOptions, info, load_opened, open_repo
 from diffkit.models.bundled import BUNDLED
@@ -86,7 +87,7 @@ def run(
     loaded = time.perf_counter()
     for group, timesteps, stages in zip(table_.groups, prepared.timesteps, prepared.stages, strict=True):
         drawer, places = jobs[group[0]], [Place(k, row) for k in group for row in rows[k]]
-        size = getattr(drawer, "batch_size", len(places))
+        size = drawer.batch_size if isinstance(drawer, Batched) else len(places)
         if again.index is None or not again.company:
             found = drawer.search(model, [p.row.seed for p in places], size, watch)
             if found is not None:
@@ -150,10 +151,11 @@ def prepare(cls: type[PictureJob], values: Mapping[str, Any], options: Run) -> P
     asked = table(cls, values, options.sweep) if options.sweep else Table([Cell({}, "", build(cls, values))])
     jobs = [cell.job for cell in asked.cells]
     if not options.dry_run:
-        check_place(cls.name, len(jobs) * (getattr(jobs[0], "num", 1) or 1), options)
+        each = jobs[0].num if isinstance(jobs[0], Batched) else None
+        check_place(cls.name, len(jobs) * (each or 1), options)
     words = list(dict.fromkeys(word for job in jobs for word in job.words()))
     _say([line for job in jobs for line in job.warnings()], warning=True)
-    source = jobs[0].model or jobs[0].default_model(words)
+    loading, source = jobs[0].loading(), jobs[0].model or jobs[0].default_model(words)
     repo = open_repo(source, revision=jobs[0].revision)
     known = info(repo)
     strange = list(dict.fromkeys(unknown_words(" ".join(words), known.vocabulary)))
@@ -170,7 +172,7 @@ def prepare(cls: type[PictureJob], values: Mapping[str, Any], options: Run) -> P
     _say(line for job in jobs for line in job.notices(known))
     first = [jobs[group[0]] for group in asked.groups]
     timesteps, stages = [job.sampling_timesteps(known) for job in first], [job.stages(known) for job in first]
-    return Prepared(replace(asked, cells=cells), repo, known, jobs, words, strange, timesteps, stages)
+    return Prepared(replace(asked, cells=cells), repo, known, loading, jobs, words, strange, timesteps, stages)
 
 
 def check_place(name: str, count: int, options: Run) -> None:
@@ -223,11 +225,8 @@ def load_prepared(prepared: Prepared, options: Run, device: str, watch: Watch, m
         )  # fmt: skip
     from diffkit.models.devices import pick_device, pick_dtype
 
-    how = LoadOptions(
-        device=pick_device(device), dtype=None if job.dtype == "auto" else pick_dtype(job.dtype), variant=job.variant,
-        allow_pickle=options.allow_pickle, compile=job.compile, memory=job.memory, raw=bool(getattr(job, "raw", False)),
-        safety="off" if job.no_safety_checker else "auto",
-    )  # fmt: skip
+    dtype = None if job.dtype == "auto" else pick_dtype(job.dtype)
+    how = replace(prepared.loading, device=pick_device(device), dtype=dtype, allow_pickle=options.allow_pickle)
     key = (known.id, known.revision, how)
     fresh = key not in models
     if fresh:

@@ -13,17 +13,18 @@ from diffkit.errors import UsageError
 from diffkit.jobs.base import STABLE_DIFFUSION, arg
 from diffkit.jobs.batch import Batch, Drawing, Drawn, Row
 from diffkit.jobs.fields import WITH_COMMAS, numbers, opt, whole_numbers
-from diffkit.jobs.shared import MOST_PICTURES, Eta, Steps, check_label
+from diffkit.jobs.shared import MOST_PICTURES, Batched, Eta, Steps, check_label
 
 if TYPE_CHECKING:
     from diffkit.engine.settings import Settings
+    from diffkit.models import LoadOptions
     from diffkit.types import Model, ModelInfo, Step
 
 # What the model that ships with diffkit draws where nothing is asked for.
 EXAMPLES = ("a red heart", "a handwritten three", "the letter R", "a green tree", "the blue letter K", "an orange star")
 
 
-class Sample(Steps, Eta, name="sample", hub=STABLE_DIFFUSION):
+class Sample(Batched, Steps, Eta, name="sample", hub=STABLE_DIFFUSION):
     """Draw pictures from noise: of a class (`--class all` draws one of each) or a prompt, as the model takes them.
 
     Sources: Ho et al., arXiv:2006.11239; Song et al., arXiv:2010.02502.
@@ -78,7 +79,6 @@ class Sample(Steps, Eta, name="sample", hub=STABLE_DIFFUSION):
         return replace(super().settings, timesteps=grid)
 
     def words(self) -> list[str]:
-        """Add the prompts."""
         return [*(self.prompt or ()), *super().words()]
 
     def default_model(self, words: Sequence[str]) -> str:
@@ -160,6 +160,10 @@ class Sample(Steps, Eta, name="sample", hub=STABLE_DIFFUSION):
                 " out.",
             )
 
+    def loading(self) -> LoadOptions:
+        """Add which weights of a run are read."""
+        return replace(super().loading(), raw=self.raw)
+
     def rows(self, info: ModelInfo) -> list[Row]:
         """Return one picture per seed, classes and prompts in turn."""
         from diffkit.engine.settings import seeds_from
@@ -180,9 +184,7 @@ class Sample(Steps, Eta, name="sample", hub=STABLE_DIFFUSION):
 
     def sampling_timesteps(self, info: ModelInfo) -> list[float]:
         """Return those of the grid; [0] for a one-step denoiser."""
-        from diffkit.jobs.sampling import make_scheduler, numbers_of
-
-        return [0] if info.one_step else numbers_of(make_scheduler(info.scheduler, self.settings).timesteps)
+        return [0] if info.one_step else super().sampling_timesteps(info)
 
     def draw(self, model: Model, batch: Batch) -> Drawing:
         """Draw one picture per seed."""

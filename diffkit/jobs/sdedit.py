@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -11,17 +10,16 @@ from pydantic import Field
 from diffkit.jobs.base import STABLE_DIFFUSION
 from diffkit.jobs.batch import Batch, Drawing, Drawn
 from diffkit.jobs.fields import ImageFile
-from diffkit.jobs.images import OneImage, mask_in_space
+from diffkit.jobs.images import Masked, mask_in_space
 from diffkit.jobs.shared import Eta, Many, OnePrompt, Steps
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
-    from PIL import Image
 
     from diffkit.types import Model, ModelInfo
 
 
-class SDEdit(OneImage, OnePrompt, Many, Steps, Eta, name="sdedit", hub=STABLE_DIFFUSION):
+class SDEdit(Masked, OnePrompt, Many, Steps, Eta, name="sdedit", hub=STABLE_DIFFUSION):
     """Draw an image anew: noise it up to a strength and denoise it, by class, by prompt or freely.
 
     Source: Meng et al., arXiv:2108.01073.
@@ -30,15 +28,6 @@ class SDEdit(OneImage, OnePrompt, Many, Steps, Eta, name="sdedit", hub=STABLE_DI
     strength: float = Field(0.8, gt=0, le=1, description="How much may change, above 0 to 1: 1 is pure noise.")
     mask: ImageFile = Field(None, description="A picture of the image's size: white may change, black is kept.")
     invert_mask: bool = Field(False, description="Black may change, white is kept.")
-
-    def mask_file(self) -> Path | Image.Image | None:
-        """Return the mask."""
-        file: Path | Image.Image | None = self.mask
-        return file
-
-    def inverted(self) -> bool:
-        """Say whether black stands for white."""
-        return self.invert_mask
 
     def make_scheduler(self, info: ModelInfo) -> tuple[SchedulerMixin, int]:
         """Return the scheduler and the index of the first step: one that ends as near to the image as the levels go.

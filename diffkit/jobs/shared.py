@@ -39,7 +39,16 @@ class Eta(PictureJob):
     eta: float = Field(0.0, ge=0, le=1, description="DDIM's noise: 0 deterministic, 1 as DDPM.")
 
 
-class Many(PictureJob):
+class Batched(PictureJob):
+    """As many pictures as the command makes when nobody says, in batches."""
+
+    num: Annotated[int | None, opt("num", "n")] = Field(
+        None, ge=1, le=MOST_PICTURES, description="How many pictures; one per class when left out."
+    )
+    batch_size: int = Field(64, ge=1, le=4096, description="Pictures per batch.")
+
+
+class Many(Batched):
     """Several pictures, in batches."""
 
     num: Annotated[int, opt("num", "n")] = Field(1, ge=1, le=MOST_PICTURES, description="How many pictures.")
@@ -61,11 +70,9 @@ class Prompted(PictureJob):
     prompt: Annotated[str | None, opt("prompt", "p")] = Field(None, description="What to draw, in words.")
 
     def words(self) -> list[str]:
-        """Add the prompt."""
         return [*([self.prompt] if self.prompt else []), *super().words()]
 
     def label_for(self, info: ModelInfo) -> str | None:
-        """Return the prompt."""
         return self.prompt
 
     def check(self, info: ModelInfo) -> None:
@@ -82,7 +89,6 @@ class OnePrompt(Prompted):
     )
 
     def label_for(self, info: ModelInfo) -> str | None:
-        """Return the prompt, or the class."""
         return self.prompt if info.text else self.label
 
     def check(self, info: ModelInfo) -> None:

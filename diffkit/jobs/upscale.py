@@ -55,12 +55,6 @@ class Upscale(OneImage, Prompted, Many, Steps, Eta, name="upscale", hub="DeepFlo
         width, height = self.taken(info)
         return [*super().notices(info), f"{width}x{height} -> {4 * width}x{4 * height} pixels"]
 
-    def sampling_timesteps(self, info: ModelInfo) -> list[float]:
-        """Return those of the grid."""
-        from diffkit.jobs.sampling import make_scheduler, numbers_of
-
-        return numbers_of(make_scheduler(info.scheduler, self.settings).timesteps)
-
     def draw(self, model: Model, batch: Batch) -> Drawing:
         """Draw the image four times larger, one picture per seed."""
         from diffkit.engine.sampling import denoise, pure_noise

@@ -157,7 +157,6 @@ def test_errors_that_need_no_torch_come_before_it() -> None:
     assert watched(*commands) == [(4, False), (2, False), (2, False), (2, False), (3, False)]
 
 
-@pytest.mark.xfail(reason="version 0.1.0 imports torch first; the jobs look for the model before it", strict=False)
 def test_an_unknown_model_is_said_before_torch_is_imported() -> None:
     commands = (
         ["sample", "no/such-model"],

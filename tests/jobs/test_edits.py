@@ -18,7 +18,7 @@ from diffkit.engine.settings import Settings
 from diffkit.errors import UsageError
 from diffkit.jobs.base import build
 from diffkit.jobs.denoise import Denoise, best_blur, gaussian_blur
-from diffkit.jobs.images import fit_image, fit_mask
+from diffkit.jobs.images import fit_image
 from diffkit.jobs.inpaint import Inpaint
 from diffkit.jobs.interpolate import Interpolate, slerp
 from diffkit.jobs.inversion import exact_sampler, first_level, invert_steps
@@ -30,6 +30,7 @@ from diffkit.jobs.sdedit import SDEdit
 from diffkit.models.base import BaseModel
 from diffkit.models.ddpm import PixelCodec
 from diffkit.pictures.examples import example_image, example_mask
+from diffkit.pictures.masks import cut_mask
 from diffkit.pictures.quality import psnr
 from diffkit.pictures.tensors import to_tensor
 from diffkit.types import Cond, ModelInfo, Network, Prediction
@@ -205,8 +206,8 @@ def test_masks_are_checked() -> None:
 
 def test_a_hard_mask_stays_hard(models) -> None:
     size = models("plain").info.size
-    assert set(fit_mask(example_mask(100, 100), size).unique().tolist()) == {0.0, 1.0}
-    assert fit_mask(Image.linear_gradient("L").resize((100, 100)), size).unique().numel() > 5
+    assert set(cut_mask(example_mask(100, 100), *size).unique().tolist()) == {0.0, 1.0}
+    assert cut_mask(Image.linear_gradient("L").resize((100, 100)), *size).unique().numel() > 5
 
 
 # --- analytic denoisers

@@ -98,11 +98,9 @@ class Moving(Look):
         raise NotImplementedError
 
     def apply(self, x: Tensor) -> Tensor:
-        """Look at (B, C, H, W), H = W, in this way."""
         return _gather(x, tables(self, side(self, x), x.device)[0])
 
     def invert(self, x: Tensor) -> Tensor:
-        """Undo `apply`."""
         return _gather(x, tables(self, side(self, x), x.device)[1])
 
 

@@ -96,7 +96,7 @@ def _from_npy(place: Path) -> np.ndarray:
         why = "it holds Python objects" if "Python objects" in str(error) else str(error).splitlines()[0][:150]
         raise DataError(f"{place}: cannot be read as an array: {why}", _RECIPE) from None
     if not isinstance(stored, np.ndarray) or stored.dtype.kind not in "iu":
-        kind = getattr(stored, "dtype", type(stored).__name__)
+        kind = stored.dtype if isinstance(stored, np.ndarray) else type(stored).__name__
         raise DataError(f"{place}: holds {kind}; a permutation holds whole numbers (int64)", _RECIPE)
     n = math.isqrt(stored.size)
     if n * n != stored.size or stored.shape not in ((n * n,), (n, n)):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diffkit.types import View
 
+_NUMBERS = 200_000  # of noise that are looked at, or a few more
 _EXACT = 1e-5  # of numbers of size 1, for views that compute in single precision
 _SIGMAS = 6.0  # a statistic of true noise leaves this range once in five hundred million times
 _TORN = 0.35
@@ -55,21 +56,19 @@ class ViewReport:
         return not self.reasons
 
 
-def check_view(view: View, size: int, channels: int = 3, samples: int | None = None) -> ViewReport:
+def check_view(view: View, size: int) -> ViewReport:
     """Measure whether a view can work on pictures of size x size pixels.
 
     Args:
         view: The view; registered, from a file, or your own object.
         size: Side in pixels.
-        channels: Channels of the pictures.
-        samples: Pictures of noise to look at; enough for about 200,000 numbers when left out.
 
     Raises:
         UsageError: The view refuses this size.
     """
-    count = samples or max(2, -(-200_000 // (channels * size * size)))
+    count = max(2, -(-_NUMBERS // (3 * size * size)))
     dice = torch.Generator().manual_seed(0)
-    x, y = (torch.randn(count, channels, size, size, generator=dice, dtype=torch.float64) for _ in range(2))
+    x, y = (torch.randn(count, 3, size, size, generator=dice, dtype=torch.float64) for _ in range(2))
     viewed, other = view.apply(x), view.apply(y)
     if viewed.shape != x.shape:
         reason = f"It makes {tuple(viewed.shape)} of pictures of the shape {tuple(x.shape)}; the shape must stay."

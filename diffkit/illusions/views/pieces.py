@@ -28,11 +28,9 @@ class _Cells(Moving):
         raise NotImplementedError
 
     def table(self, size: int) -> Tensor:
-        """Return the permutation."""
         return files.enlarge(self.sources(size), size)
 
     def between(self, image: Image.Image, progress: float) -> Image.Image:
-        """Move every cell along a straight line."""
         return frames.moved(image, tables(self, image.width)[0].numpy(), progress)
 
 
@@ -53,7 +51,6 @@ class PatchPermute(_Cells):
         at_least(self, "seed", self.seed, 0, MAX_SEED)
 
     def check(self, size: int) -> None:
-        """Refuse fewer pixels than patches per side."""
         cuttable(self, size, self.patches, "patches")
 
     def sources(self, size: int) -> Tensor:
@@ -101,16 +98,13 @@ class Jigsaw(Moving):
         at_least(self, "seed", self.seed, 0, MAX_SEED)
 
     def check(self, size: int) -> None:
-        """Refuse fewer pixels than pieces per side."""
         cuttable(self, size, self.pieces, "pieces")
 
     def table(self, size: int) -> Tensor:
-        """Return the permutation."""
         whole = size - size % self.pieces
         return cornered(torch.from_numpy(jigsaw.table(whole, self.pieces, self.seed)), size)
 
     def between(self, image: Image.Image, progress: float) -> Image.Image:
-        """Move and turn every piece."""
         whole, result = image.width - image.width % self.pieces, image.copy()
         result.paste(jigsaw.drawn(image.crop((0, 0, whole, whole)), self.pieces, self.seed, progress), (0, 0))
         return result

@@ -28,15 +28,12 @@ class Identity(Look):
     square: ClassVar[bool] = False
 
     def apply(self, x: Tensor) -> Tensor:
-        """Return x."""
         return x
 
     def invert(self, x: Tensor) -> Tensor:
-        """Return x."""
         return x
 
     def between(self, image: Image.Image, progress: float) -> Image.Image:
-        """Stand still."""
         return image.copy()
 
 
@@ -49,15 +46,12 @@ class Flip(Look):
     square: ClassVar[bool] = False
 
     def apply(self, x: Tensor) -> Tensor:
-        """Flip the rows of (B, C, H, W)."""
         return x.flip(-2)
 
     def invert(self, x: Tensor) -> Tensor:
-        """Flip the rows back."""
         return x.flip(-2)
 
     def between(self, image: Image.Image, progress: float) -> Image.Image:
-        """Turn about the horizontal axis."""
         return frames.turned_over(image, self.viewed(image), progress)
 
 
@@ -68,13 +62,11 @@ class _Turn(Look):
     quarters: ClassVar[int]
 
     def apply(self, x: Tensor) -> Tensor:
-        """Turn (B, C, H, W)."""
         if self.square:
             side(self, x)
         return torch.rot90(x, -self.quarters, (-2, -1))
 
     def invert(self, x: Tensor) -> Tensor:
-        """Turn back."""
         if self.square:
             side(self, x)
         return torch.rot90(x, self.quarters, (-2, -1))
@@ -119,15 +111,12 @@ class Negate(Look):
     spatial: ClassVar[bool] = False
 
     def apply(self, x: Tensor) -> Tensor:
-        """Change the sign of (B, C, H, W)."""
         return -x
 
     def invert(self, x: Tensor) -> Tensor:
-        """Change the sign back."""
         return -x
 
     def between(self, image: Image.Image, progress: float) -> Image.Image:
-        """Fade through grey."""
         return frames.faded(image, self.viewed(image), progress)
 
 
@@ -149,12 +138,10 @@ class Skew(Moving):
         return torch.tensor([math.trunc(self.factor * (column - size // 2)) for column in range(size)])
 
     def table(self, size: int) -> Tensor:
-        """Return the permutation."""
         rows, columns = torch.arange(size)[:, None], torch.arange(size)[None]
         return ((rows - self.shifts(size)[None]) % size * size + columns).flatten()
 
     def between(self, image: Image.Image, progress: float) -> Image.Image:
-        """Slide the columns."""
         return frames.columns_slid(image, self.shifts(image.width).numpy(), progress)
 
 
@@ -169,14 +156,12 @@ class InnerCircle(Moving):
         at_least(self, "radius", self.radius, 0.0, 0.5)
 
     def table(self, size: int) -> Tensor:
-        """Return the permutation."""
         axis = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
         inside = (axis[:, None] ** 2 + axis[None] ** 2 < (self.radius * size) ** 2).flatten()
         still = torch.arange(size * size)
         return torch.where(inside, still.flip(0), still)
 
     def between(self, image: Image.Image, progress: float) -> Image.Image:
-        """Turn the disc."""
         return frames.disc_turned(image, self.radius, 180.0 * progress)
 
 
@@ -190,12 +175,10 @@ class SquareHinge(Moving):
     """
 
     def check(self, size: int) -> None:
-        """Refuse fewer than three pixels."""
         if size < 3:
             raise UsageError(f"view {self.spec}: {size} px cannot be cut into nine squares", "Use 3 px or more.")
 
     def table(self, size: int) -> Tensor:
-        """Return the permutation."""
         square = size // 3
         index = torch.arange(size * size).view(size, size)
         moved = index.clone()
@@ -206,5 +189,4 @@ class SquareHinge(Moving):
         return moved.flatten()
 
     def between(self, image: Image.Image, progress: float) -> Image.Image:
-        """Swing the squares."""
         return frames.hinged(image, 90.0 * progress)
