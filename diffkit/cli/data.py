@@ -9,6 +9,7 @@ import typer
 
 from diffkit.cli import options
 from diffkit.cli.runner import Output, command
+from diffkit.errors import UsageError
 
 if TYPE_CHECKING:
     from diffkit.data.check import Report
@@ -86,7 +87,6 @@ def preview(
 
 def _spec(name: str, reading: Mapping[str, Any]) -> DatasetSpec:
     """The dataset section that the options give."""
-    from diffkit.errors import UsageError
     from diffkit.recipes.schema import DatasetSpec
 
     if reading["channels"] == 2:

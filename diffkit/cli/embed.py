@@ -9,6 +9,7 @@ import typer
 
 from diffkit.cli import options
 from diffkit.cli.runner import Output, command
+from diffkit.errors import DataError, UsageError
 
 DEFAULT_MODEL = "DeepFloyd/IF-I-M-v1.0"
 
@@ -43,8 +44,6 @@ def embed(
     """
     import logging
     import time
-
-    from diffkit.errors import UsageError
 
     wanted = [*(prompts or []), *_lines(file), *(negative or [])]
     if not wanted:
@@ -83,8 +82,6 @@ def embed(
 
 
 def _lines(file: Path | None) -> list[str]:
-    from diffkit.errors import DataError
-
     if file is None:
         return []
     try:

@@ -8,6 +8,7 @@ import typer
 
 from diffkit.cli import options, train
 from diffkit.cli.runner import Output, command
+from diffkit.errors import UsageError
 
 FLAGS: dict[str, tuple[str, Any]] = {
     "pretrained": (
@@ -46,7 +47,6 @@ def finetune(
     Without a RECIPE: celebahq-finetune, at the size that the weights were made for unless --resolution gives another.
     The same command run again goes on where it stopped.
     """
-    from diffkit.errors import UsageError
     from diffkit.recipes.reading import load_recipe
 
     fields = train.recipe_fields(FLAGS, flags)

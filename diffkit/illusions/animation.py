@@ -73,16 +73,8 @@ def parts_in_turn(
     """Return an endless animation of a hybrid: from all of it to its first part, as its filter's parts are told apart.
 
     It goes away, its colours fade, its motion blurs it. On the way it turns from each part's view to the next one's.
-
-    Args:
-        split: The filter.
-        views: One per part, in their order.
-        image: The picture as it is, square.
-        captions: One per part, in their order; "" for none.
-        frames: Frames of the way there, and of the way back.
-        hold: Frames for which each part is held.
-        side: Size of the picture in the frames, at least.
-        largest: And at most, as for `frames_between`.
+    There are one view and one caption per part; `frames` are those of the way there, and of the way back; the rest
+    is as for `frames_between`.
 
     Raises:
         UsageError: Not one view and one caption per part, or too few frames.

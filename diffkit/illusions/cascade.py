@@ -103,11 +103,6 @@ class Cascade:
     def check(self, composition: Composition, first: ModelInfo, wanted: int | None = None) -> None:
         """Refuse stages that are not there, are of another kind, or cannot turn the picture; no weights are read.
 
-        Args:
-            composition: What is drawn.
-            first: What the first model is.
-            wanted: Side that the last stage's pictures are to have, pixels.
-
         Raises:
             UsageError: A model that is no such stage, an option of a stage that is not there, or a size that it or a
                 view cannot take.
@@ -178,13 +173,8 @@ class Cascade:
     ) -> Generator[Step, None, Tensor]:
         """Take pictures through the stages: their steps, and in the end the pictures.
 
-        Args:
-            first: The first model, which may lend its text encoder.
-            composition: How the prompts share the pictures.
-            prompt: Makes each stage's guided network and conditions.
-            images: (B, 3, h, w) in [-1, 1].
-            seeds: One per picture.
-            settings: Those of the first stage; sampler, grid and guidance of stage III are its own.
+        Pictures are (B, 3, h, w) in [-1, 1]. Sampler, grid and guidance of stage III are its own; the first
+        model may lend its text encoder.
         """
         if self.two is not None:
             model = self._model(self.two, first)

@@ -65,13 +65,6 @@ class Composition:
         With one view less than prompts, the first prompt is seen plainly; two prompts without a view are seen plainly
         and flipped. One prompt is shown in every view, plainly and flipped where none is named.
 
-        Args:
-            prompts: How many there are.
-            views: Names, in the order of the prompts.
-            weights: How much each view counts; equally when left out.
-            reduce: "mean" of the views' predictions, or "alternate".
-            latent: See `Composition`.
-
         Raises:
             UsageError: No prompts, an unknown view, or numbers that do not go together.
             DataError: A view's file cannot be read.
@@ -103,13 +96,8 @@ class Composition:
     ) -> Composition:
         """Make a hybrid's composition: every prompt draws a part of a split, in the split's order (low before high).
 
-        Args:
-            prompts: How many there are: one per part, and none for that of a reference.
-            split: The split's name.
-            views: Names, one per prompt; all are seen plainly when left out.
-            reference: (1, C, H, W) in [-1, 1], square: a picture that one part is taken from.
-            fixed: Which part that is.
-            latent: See `Composition`.
+        The part `fixed` comes from the reference, if there is one, and has no prompt. All prompts are seen
+        plainly where no views are named.
 
         Raises:
             UsageError: An unknown split or view, or numbers that do not go together.

@@ -46,12 +46,7 @@ class Prompted:
 
 
 def filled(info: ModelInfo, settings: Settings) -> Settings:
-    """Fill in what was not asked for: 30 steps, and the papers' DDPM where the variance was learned.
-
-    Args:
-        info: What the model is.
-        settings: What was asked for.
-    """
+    """Fill in what was not asked for: 30 steps, and the papers' DDPM where the variance was learned."""
     changes: dict[str, Any] = {}
     if settings.steps is None and settings.timesteps is None:
         changes["steps"] = min(STEPS, info.timesteps)
@@ -71,12 +66,7 @@ def make_scheduler(info: ModelInfo, settings: Settings) -> SchedulerMixin:
 
 
 def model_for(model: Model, composition: Composition) -> Model:
-    """Return the model that draws a composition: itself, or one with a latent for each view where that is needed.
-
-    Args:
-        model: A loaded model.
-        composition: One that fits it, see `checks.check_fit`.
-    """
+    """Return the model that draws a composition: itself, or one with a latent for each view where that is needed."""
     if isinstance(model, Instances) or latent_way(composition, model.info) != "decode":
         return model
     reference = None
@@ -86,14 +76,7 @@ def model_for(model: Model, composition: Composition) -> Model:
 
 
 def shared_net(model: Model, composition: Composition, prompted: Prompted, scheduler: SchedulerMixin) -> Denoiser:
-    """Return the denoiser of a composition: one network call for all views, both halves of guidance and all pictures.
-
-    Args:
-        model: From `model_for`.
-        composition: How the prompts share the picture.
-        prompted: The network with its guidance, and one condition per prompt.
-        scheduler: Its grid set.
-    """
+    """Return the denoiser of a composition: one call for all views, both halves of guidance and all pictures."""
     net, conds, grid = prompted.net, prompted.conds, scheduler.timesteps
     if isinstance(model, Instances):
         return synced(net, conds, model, scheduler, grid)
@@ -134,16 +117,10 @@ def draw_steps(
 ) -> Generator[Step, None, Tensor]:
     """Draw one batch at the model's own size: a generator of steps that returns the pictures.
 
-    With a latent for each view, the sample of a step is that of the first.
+    The noise, one row of N(0, I) per picture, is drawn when left out. `extra` is joined to every prompt's
+    condition: the picture that a later stage enlarges, which turns with the views.
 
-    Args:
-        model: From `model_for`.
-        composition: How the prompts share the picture.
-        prompted: The network with its guidance, and one condition per prompt.
-        settings: How; see `filled` for what is left out.
-        generators: One per picture.
-        noise: N(0, I) of the model's sample, one row per picture; drawn when left out.
-        extra: Joined to every prompt's condition: the picture that a later stage enlarges, which turns with the views.
+    With a latent for each view, the sample of a step is that of the first.
 
     Returns:
         Pictures (B, C, H, W) fp32 on the CPU, about [-1, 1]; no safety checker has judged them.
@@ -177,11 +154,7 @@ def reference_constraint(model: Model, composition: Composition) -> Constraint |
 def finished_pictures(model: Model, composition: Composition, x: Tensor, *, estimate: bool = False) -> Tensor:
     """Return the pictures of samples.
 
-    Args:
-        model: From `model_for`.
-        composition: What they were drawn by.
-        x: Samples, kept to the reference.
-        estimate: They are clean estimates, and were not.
+    Samples are kept to the reference already; clean estimates (`estimate`) are not.
 
     Returns:
         (B, C, H, W) fp32 on the CPU, with the reference's part as it is.

@@ -33,11 +33,6 @@ class Instances(WrappedModel):
     """A latent model whose sample holds one latent per view, side by side on the channel axis.
 
     So a picture is still one row with one generator. Called, it is the plain network.
-
-    Args:
-        model: A loaded latent model.
-        views: One per prompt.
-        gather: Joins the views' pictures.
     """
 
     def __init__(self, model: Model, views: Sequence[View], gather: Gather) -> None:
@@ -61,13 +56,7 @@ class Instances(WrappedModel):
 
 
 class JoinedCodec:
-    """Between pictures and samples of several latents.
-
-    Args:
-        codec: The model's own.
-        views: One per latent.
-        gather: Joins the views' pictures.
-    """
+    """Between pictures and samples of several latents."""
 
     def __init__(self, codec: Codec, views: Sequence[View], gather: Gather) -> None:
         self._codec, self._views, self._gather = codec, list(views), gather
@@ -97,12 +86,7 @@ def synced(
 ) -> Denoiser:
     """Predict every view's latent under its own condition, in one call, and bring the clean estimates together.
 
-    Args:
-        net: The network with its guidance, for plain latents.
-        conds: One per view, of batch size 1.
-        model: Says how the views are joined.
-        scheduler: Says how x0 follows from an output, and back.
-        timesteps: The grid that steps are counted on.
+    `net` is the network with its guidance for plain latents; there is one condition of batch size 1 per view.
 
     Source: Kim et al., arXiv:2403.14370, case 2.
     """

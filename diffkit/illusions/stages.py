@@ -44,17 +44,10 @@ def refine(
 ) -> Generator[Step, None, Tensor]:
     """Draw pictures of stage I anew at stage II's size, in all views at once: steps, and in the end the pictures.
 
+    Images are (B, 3, h, w) in [-1, 1], as stage I gave them; its seeds will do. The noise level is in timesteps.
+
     The small picture that the network sees beside its sample turns with every view, and the noise on it with it. A
     learned variance is averaged over the views; x0 is thresholded as the model's scheduler says.
-
-    Args:
-        model: Stage II of DeepFloyd IF.
-        composition: How the prompts share the pictures.
-        prompt: Makes the guided network and the conditions.
-        images: (B, 3, h, w) in [-1, 1], as stage I gave them.
-        seeds: One per picture; those of stage I will do.
-        settings: How, as for stage I.
-        noise_level: Noise on the small picture, in timesteps.
 
     Returns:
         Pictures (B, 3, H, W) fp32 on the CPU, about [-1, 1]; no safety checker has judged them.
@@ -88,22 +81,14 @@ def enlarge(
 ) -> Generator[Step, None, Tensor]:
     """Draw pictures four times larger by a latent upscaler, 1024 px of stage II's 256: steps, and then the pictures.
 
+    Images are (B, 3, h, w) in [-1, 1], h and w multiples of 8. The noise level is in timesteps; none keeps most of
+    the small picture. A window of `tile` pixels of it, a multiple of 8, is drawn at a time: less takes less memory.
+
     Flips and quarter turns act on the latents, all of which are one sample; that is approximate, as the VAE commutes
     with them only nearly. For other views, and splits of colours, every view has a latent and a turned small picture of
     its own, from the same noise, turned; the estimates are brought together as pictures at every step
     (`latents.synced`). That is approximate, too: what the views do not agree on is averaged, and the VAE is not linear.
     It costs one decoding and two encodings per view and step.
-
-    Args:
-        upscaler: The x4 upscaler of Stable Diffusion.
-        composition: How the prompts share the pictures.
-        prompt: Makes the guided network and the conditions.
-        images: (B, 3, h, w) in [-1, 1], h and w multiples of 8.
-        seeds: One per picture.
-        settings: How.
-        noise_level: Noise on the small picture, in timesteps; none keeps most of it.
-        tile: Side of the windows that the network and the VAE work in, in pixels of `images`; a multiple of 8. Less
-            takes less memory; what is no larger than a window is drawn whole.
 
     Returns:
         Pictures (B, 3, 4h, 4w) fp32 on the CPU, about [-1, 1]; no safety checker has judged them.

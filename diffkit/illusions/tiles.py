@@ -91,10 +91,6 @@ def tiled(net: Denoiser, tile: int) -> Denoiser:
 class Windowed(WrappedModel):
     """A latent model whose network and VAE work in windows.
 
-    Args:
-        model: A loaded latent model.
-        tile: Side of a window, in latents.
-
     Raises:
         UsageError: It is no multiple of 8, as the networks need.
     """
@@ -116,13 +112,7 @@ class Windowed(WrappedModel):
 
 
 class WindowedCodec:
-    """A VAE that sees one picture and one window at a time.
-
-    Args:
-        codec: The VAE.
-        tile: Side of a window, in latents.
-        factor: Pixels per latent.
-    """
+    """A VAE that sees one picture and one window at a time."""
 
     def __init__(self, codec: Codec, tile: int, factor: int) -> None:
         self._codec, self._tile, self.factor = codec, tile, factor

@@ -14,14 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeV
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from diffkit.engine.settings import Settings, check_settings, interval, without_effect
 from diffkit.errors import UsageError, did_you_mean
 from diffkit.jobs.batch import Row
+from diffkit.jobs.choose import default_model
 from diffkit.jobs.fields import Option, explain, opt
 from diffkit.jobs.fields import arg as arg
 from diffkit.jobs.hooks import Hooks
+from diffkit.models.options import LoadOptions
+from diffkit.models.vocabulary import bundled_tokens, unknown_words
 
 if TYPE_CHECKING:
-    from diffkit.engine.settings import Settings
     from diffkit.jobs.options import Again, Run
     from diffkit.jobs.output import Result
     from diffkit.models import LoadOptions
@@ -179,8 +182,6 @@ class PictureJob(Job, Hooks):
 
     def model_post_init(self, context: Any) -> None:
         """Refuse settings that no model could take, and fields that do not go together."""
-        from diffkit.engine.settings import check_settings
-
         check_settings(self.settings)
         self.check_fields()
 
@@ -195,17 +196,12 @@ class PictureJob(Job, Hooks):
     @cached_property
     def settings(self) -> Settings:
         """How pictures are drawn, as the engine takes it; of fields that a command does not have the defaults."""
-        from diffkit.engine.settings import Settings, interval
-
         same = ("scheduler", "steps", "spacing", "eta", "stop_noise_after", "guidance", "max_batch")
         own = {key: getattr(self, key) for key in same if key in type(self).model_fields}
         return Settings(negative=self.negative_prompt, interval=interval(self.guidance_interval), **own)
 
     def default_model(self, words: Sequence[str]) -> str:
         """Return the model that draws where none is named; `words` are the prompts of all combinations."""
-        from diffkit.jobs.choose import default_model
-        from diffkit.models.vocabulary import bundled_tokens, unknown_words
-
         return default_model(self.hub, bool(words), unknown_words(" ".join(words), bundled_tokens()))
 
     def example(self) -> tuple[dict[str, Any], str] | None:
@@ -214,8 +210,6 @@ class PictureJob(Job, Hooks):
 
     def loading(self) -> LoadOptions:
         """Return how the model is loaded, as far as the job says."""
-        from diffkit.models.options import LoadOptions
-
         safety = "off" if self.no_safety_checker else "auto"
         return LoadOptions(variant=self.variant, memory=self.memory, compile=self.compile, safety=safety)
 
@@ -259,8 +253,6 @@ class PictureJob(Job, Hooks):
 
     def warnings(self) -> list[str]:
         """Return what has no effect or not the effect that was meant; said even where notices are not."""
-        from diffkit.engine.settings import without_effect
-
         found = [line] if (line := without_effect(self.settings)) and self.unguided() is None else []
         if (why := self.unguided()) is not None:
             silent = [key for key in ("guidance", "guidance_interval", "negative_prompt") if getattr(self, key)]
@@ -274,10 +266,6 @@ class PictureJob(Job, Hooks):
 
 def build(cls: type[J], values: Mapping[str, Any]) -> J:
     """Make a job of values as the command line, Python, a picture's metadata or a sweep give them: the only door.
-
-    Args:
-        cls: The job.
-        values: By the names of fields, or names that stand for them.
 
     Raises:
         UsageError: An unknown name, or a value of the wrong type or out of range; the message names the argument.

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from diffkit.jobs.fields import ImageFile
 from diffkit.jobs.illusion import Illusion
+from diffkit.jobs.images import opened
 from diffkit.models.bundled import BUNDLED
 
 if TYPE_CHECKING:
@@ -88,7 +89,6 @@ class Hybrid(Illusion, name="hybrid"):
 
 def _reference(image: Any) -> Tensor:
     """A photo's middle square, (1, 3, S, S) in [-1, 1]."""
-    from diffkit.jobs.images import opened
     from diffkit.pictures.images import cut_square
     from diffkit.pictures.tensors import to_tensor
 

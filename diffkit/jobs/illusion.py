@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from diffkit.engine.settings import Settings, seeds_from
 from diffkit.errors import UsageError
 from diffkit.jobs.base import DEEPFLOYD
 from diffkit.jobs.batch import Batch, Drawing, Drawn, Found, Row
@@ -20,7 +21,6 @@ from diffkit.jobs.shared import Eta, Many, Steps
 if TYPE_CHECKING:
     from PIL import Image
 
-    from diffkit.engine.settings import Settings
     from diffkit.illusions.cascade import Cascade
     from diffkit.illusions.composition import Composition
     from diffkit.illusions.display import Display
@@ -97,10 +97,6 @@ class Illusion(Many, Steps, Eta, hub=DEEPFLOYD):
     def compose(prompts: int, **fields: Any) -> Composition:
         """Say how so many prompts share a picture, whatever they are.
 
-        Args:
-            prompts: How many there are.
-            fields: Those of `sharing`.
-
         Raises:
             UsageError: Numbers that do not go together, or an unknown view or filter.
         """
@@ -131,8 +127,6 @@ class Illusion(Many, Steps, Eta, hub=DEEPFLOYD):
 
     def rows(self, info: ModelInfo) -> list[Row]:
         """One picture per seed; it has several prompts."""
-        from diffkit.engine.settings import seeds_from
-
         return [Row(seed) for seed in seeds_from(self.seed, self.num)]
 
     def about(self) -> dict[str, Any]:

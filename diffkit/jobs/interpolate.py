@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from diffkit.engine.settings import Settings
 from diffkit.errors import UsageError
 from diffkit.jobs.base import STABLE_DIFFUSION, arg
 from diffkit.jobs.batch import Batch, Drawing, Drawn, Row
 from diffkit.jobs.fields import ImageFile
+from diffkit.jobs.images import fit_image, opened
 from diffkit.jobs.shared import OnePrompt, Steps
 
 if TYPE_CHECKING:
@@ -34,8 +36,6 @@ class Interpolate(OnePrompt, Steps, name="interpolate", hub=STABLE_DIFFUSION):
 
     def check_fields(self) -> None:
         """Ask for two images or none."""
-        from diffkit.jobs.images import opened
-
         super().check_fields()
         if (self.image is None) != (self.image_b is None):
             raise UsageError("interpolation needs two images, got one", "Give two images, or none for seeds.")
@@ -73,8 +73,6 @@ class Interpolate(OnePrompt, Steps, name="interpolate", hub=STABLE_DIFFUSION):
         import torch
 
         from diffkit.engine.sampling import denoise, generators, pure_noise
-        from diffkit.engine.settings import Settings
-        from diffkit.jobs.images import fit_image, opened
         from diffkit.jobs.inversion import exact_sampler, first_level, invert_steps
         from diffkit.jobs.sampling import make_scheduler, take
         from diffkit.models.conditioning import conditioned, finished

@@ -55,15 +55,11 @@ def calls_of(scheduler: SchedulerMixin, refine: int, ways: int = 1) -> list[floa
 def invert_steps(net: Denoiser, x0: Tensor, scheduler: SchedulerMixin, cond: Cond, *, refine: int = 3) -> Tensor:
     """Return the sample at the `first_level` of the grid from which DDIM comes to x0.
 
+    x0 is (B, C, H, W), the scheduler from `exact_sampler`. `refine` further network calls are taken per step; 0 is
+    the classic inversion.
+
     Each step is solved by fixed-point iteration: DDIM goes from x_t to x_s by eps(x_t, t); x_t is not known yet, so the
     first guess is x_s, and every refinement uses the guess before.
-
-    Args:
-        net: The denoiser.
-        x0: (B, C, H, W).
-        scheduler: From `exact_sampler`.
-        cond: The condition.
-        refine: Further network calls per step, not negative; 0 is the classic inversion.
     """
     last = 1.0 if is_flow(scheduler) else float(scheduler.final_alpha_cumprod)
     signal, share = last**0.5, (1.0 - last) ** 0.5

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from diffkit.engine.settings import Settings
 from diffkit.errors import UsageError
 from diffkit.jobs.base import STABLE_DIFFUSION
 from diffkit.jobs.batch import Batch, Drawing, Drawn
@@ -67,7 +68,6 @@ class Invert(OneImage, OnePrompt, Many, Steps, Eta, name="invert", hub=STABLE_DI
 
     def draw(self, model: Model, batch: Batch) -> Drawing:
         """Invert the image, come back, and, if an edit is asked for, come back to something else."""
-        from diffkit.engine.settings import Settings
         from diffkit.jobs.inversion import exact_sampler, invert_steps
         from diffkit.models.conditioning import conditioned
         from diffkit.pictures.quality import psnr

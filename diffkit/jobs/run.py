@@ -112,14 +112,7 @@ def run(
 
 
 def draw(job: PictureJob, model: Model, batch: Batch, watch: Watch | None = None) -> Drawn:
-    """Draw one batch with a model at hand.
-
-    Args:
-        job: What to draw.
-        model: A loaded model.
-        batch: Seeds, labels, settings.
-        watch: A listener.
-    """
+    """Draw one batch with a model at hand."""
     return follow(job.draw(model, batch), range(len(batch.seeds)), *([watch.step] if watch else []))
 
 

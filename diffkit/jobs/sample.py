@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field
 
+from diffkit.engine.settings import Settings, seeds_from
 from diffkit.errors import UsageError
 from diffkit.jobs.base import STABLE_DIFFUSION, arg
 from diffkit.jobs.batch import Batch, Drawing, Drawn, Row
+from diffkit.jobs.choose import DEFAULT_RUN, default_run
 from diffkit.jobs.fields import WITH_COMMAS, numbers, opt, whole_numbers
 from diffkit.jobs.shared import MOST_PICTURES, Batched, Eta, Steps, check_label
+from diffkit.models.classes import class_label
+from diffkit.types import Model, ModelInfo, Step
 
 if TYPE_CHECKING:
-    from diffkit.engine.settings import Settings
     from diffkit.models import LoadOptions
-    from diffkit.types import Model, ModelInfo, Step
 
 # What the model that ships with diffkit draws where nothing is asked for.
 EXAMPLES = ("a red heart", "a handwritten three", "the letter R", "a green tree", "the blue letter K", "an orange star")
@@ -83,8 +85,6 @@ class Sample(Batched, Steps, Eta, name="sample", hub=STABLE_DIFFUSION):
 
     def default_model(self, words: Sequence[str]) -> str:
         """Ask for a model where classes are wanted and the default recipe's run is not there."""
-        from diffkit.jobs.choose import DEFAULT_RUN, default_run
-
         if self.classes and not self.prompt and not default_run():
             raise UsageError(
                 f"no model is named, and there is no {DEFAULT_RUN}",
@@ -104,8 +104,6 @@ class Sample(Batched, Steps, Eta, name="sample", hub=STABLE_DIFFUSION):
 
     def labels(self, info: ModelInfo) -> list[str | None]:
         """Return what was asked for: prompts, or classes in the model's own spelling; [None] where nothing was."""
-        from diffkit.models.classes import class_label
-
         if info.text:
             return [*(self.prompt or [None])]
         wanted: list[str] = []
@@ -166,8 +164,6 @@ class Sample(Batched, Steps, Eta, name="sample", hub=STABLE_DIFFUSION):
 
     def rows(self, info: ModelInfo) -> list[Row]:
         """Return one picture per seed, classes and prompts in turn."""
-        from diffkit.engine.settings import seeds_from
-
         labels = self.labels(info)
         seeds = seeds_from(self.seed, self.num or len(labels))
         return [Row(seed, labels[k % len(labels)]) for k, seed in enumerate(seeds)]
@@ -205,7 +201,6 @@ class Sample(Batched, Steps, Eta, name="sample", hub=STABLE_DIFFUSION):
         from diffkit.engine.sampling import denoise, pure_noise
         from diffkit.jobs.sampling import make_scheduler
         from diffkit.models.conditioning import conditioned
-        from diffkit.types import Step
 
         random, settings = batch.generators, batch.settings
         noise = model.noise(random)

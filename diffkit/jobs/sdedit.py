@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from diffkit.engine.sampler_names import canonical
 from diffkit.jobs.base import STABLE_DIFFUSION
 from diffkit.jobs.batch import Batch, Drawing, Drawn
 from diffkit.jobs.fields import ImageFile
@@ -38,7 +39,6 @@ class SDEdit(Masked, OnePrompt, Many, Steps, Eta, name="sdedit", hub=STABLE_DIFF
         """
         import torch
 
-        from diffkit.engine.sampler_names import canonical
         from diffkit.engine.samplers import default_sampler, is_flow, zero_terminal_snr
         from diffkit.engine.sampling import sdedit_start
         from diffkit.jobs.sampling import make_scheduler

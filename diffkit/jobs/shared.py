@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from diffkit.engine.sampler_names import default_steps
+from diffkit.engine.settings import seeds_from
 from diffkit.errors import UsageError
 from diffkit.jobs.base import PictureJob
 from diffkit.jobs.batch import Row
 from diffkit.jobs.fields import opt
+from diffkit.models.classes import class_label
 
 if TYPE_CHECKING:
     from diffkit.types import ModelInfo
@@ -28,8 +31,6 @@ class Steps(PictureJob):
         found = super().defaults(info)
         if info.one_step or self.settings.timesteps is not None:
             return found
-        from diffkit.engine.sampler_names import default_steps
-
         return {**found, "steps": default_steps(self.scheduler or found["scheduler"], info.timesteps)}
 
 
@@ -56,8 +57,6 @@ class Many(Batched):
 
     def rows(self, info: ModelInfo) -> list[Row]:
         """One picture per seed."""
-        from diffkit.engine.settings import seeds_from
-
         label = self.label_for(info)
         return [Row(seed, label) for seed in seeds_from(self.seed, self.num)]
 
@@ -111,6 +110,4 @@ def check_label(info: ModelInfo, prompt: str | None, label: str | None, name: st
         return
     if info.conditioning == "none":
         raise UsageError(f"class {label!r}: this model is unconditional and has no classes", f"Leave `{name}` out.")
-    from diffkit.models.classes import class_label
-
     class_label(label, info)

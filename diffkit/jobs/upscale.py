@@ -8,7 +8,7 @@ from pydantic import Field
 
 from diffkit.errors import UsageError
 from diffkit.jobs.batch import Batch, Drawing, Drawn
-from diffkit.jobs.images import OneImage
+from diffkit.jobs.images import OneImage, opened
 from diffkit.jobs.shared import Eta, Many, Prompted, Steps
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ class Upscale(OneImage, Prompted, Many, Steps, Eta, name="upscale", hub="DeepFlo
 
     def picture(self, info: ModelInfo) -> Image.Image:
         """Return the image, or the example at 64 pixels."""
-        from diffkit.jobs.images import opened
         from diffkit.pictures.examples import example_image
 
         image = opened(self.image)

@@ -95,15 +95,7 @@ def decoded(
     draft: int | None = None,
     notices: bool = True,
 ) -> Made:
-    """Open a user's image, the right way up, and convert it from whatever mode its file has; else as `open_image`.
-
-    Args:
-        source: A path, an open binary file, or the encoded bytes.
-        convert: Makes the result of the image in its own mode; errors that it raises are errors of the file.
-        name: As of `open_image`.
-        draft: As of `open_image`.
-        notices: As of `open_image`.
-    """
+    """Open a user's image as `open_image` does, but convert it as asked; errors of `convert` are the file's."""
     label = name or (str(source) if isinstance(source, (str, os.PathLike)) else "image")
     with _header(source, label) as image:
         try:

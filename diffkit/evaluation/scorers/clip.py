@@ -13,6 +13,8 @@ from torch import Tensor
 
 from diffkit.errors import ModelError
 from diffkit.evaluation.scorers.base import CHUNK, SCORERS
+from diffkit.models.hub import open_repo
+from diffkit.models.weights import load_component, quiet_libraries
 from diffkit.pictures.tensors import in_channels
 
 if TYPE_CHECKING:
@@ -51,16 +53,12 @@ class ClipScorer:
 
     @cached_property
     def _repo(self) -> Repo:
-        from diffkit.models.hub import open_repo
-
         return open_repo(self.source or CLIP_ID)
 
     @cached_property
     def _parts(self) -> tuple[Any, Any, tuple[Tensor, Tensor]]:
         """The model, its tokenizer, and mean and deviation of the pixels it was trained on."""
         from transformers import CLIPModel
-
-        from diffkit.models.weights import load_component
 
         repo = self._repo
         tokenizer = _clip_tokenizer(repo)
@@ -110,8 +108,6 @@ def _square_cut(images: Tensor, size: int) -> Tensor:
 
 
 def _clip_tokenizer(repo: Repo) -> Any:
-    from diffkit.models.weights import quiet_libraries
-
     names = [f for f in repo.files() if "/" not in f and f.endswith((".json", ".txt"))]
     if "tokenizer.json" not in names and not {"vocab.json", "merges.txt"} <= set(names):
         raise repo.missing("tokenizer vocabulary (vocab.json+merges.txt or tokenizer.json)")

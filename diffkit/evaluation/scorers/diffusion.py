@@ -22,6 +22,7 @@ from diffkit.engine.levels import network_level, x0_of
 from diffkit.engine.samplers import is_flow
 from diffkit.errors import UsageError
 from diffkit.evaluation.scorers.base import CHUNK, SCORERS
+from diffkit.models import info, load, open_repo
 from diffkit.models.classes import class_label
 from diffkit.models.vocabulary import unknown_words, words_of
 from diffkit.pictures.tensors import in_channels
@@ -74,8 +75,6 @@ class DiffusionScorer:
             ModelError: There is no such model.
         """
         if self.source:
-            from diffkit.models import info, open_repo
-
             check_judge(info(open_repo(self.source)), prompts)
 
     @cached_property
@@ -84,8 +83,6 @@ class DiffusionScorer:
             if self.model is None:
                 raise UsageError("scorer model: no model is drawing", "Give model:ID_OR_FOLDER.")
             return self.model
-        from diffkit.models import load
-
         return load(self.source, device=self.device)
 
     @torch.no_grad()
