@@ -75,7 +75,7 @@ def replay(picture: Path, *, device: str = "auto", out: Path | None = None, watc
     with tempfile.TemporaryDirectory() as folder:
         options = Run(out=Path(folder), device=device, sweep=kept.sweep)
         done = run(kept.cls, kept.values, options, watch=watch, again=kept.again)
-        made = _sheet(kept.recipe, done.payload) if index is None else _picture(kept, done, Path(folder))
+        made = _sheet(kept.recipe, done.payload) if index is None else _picture(kept, done)
         if made is None or not made.is_file():
             raise DataError(f"{picture}: what it remembers makes no such picture", "It may have been written by hand.")
         same = _same(made, picture)
@@ -202,7 +202,7 @@ def _check_index(values: dict[str, Any], index: int, name: str) -> None:
         raise DataError(f"picture {index} of {count}: the recipe of {name} contradicts itself", "The file was changed.")
 
 
-def _picture(kept: Remembered, done: Result, folder: Path) -> Path | None:
+def _picture(kept: Remembered, done: Result) -> Path | None:
     """The picture among those of its batch."""
     for path in map(Path, done.payload["images"]):
         if path.is_file() and read_recipe(path).get("index") == kept.again.index:

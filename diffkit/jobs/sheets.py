@@ -26,12 +26,13 @@ class Tiles:
         self._pictures: dict[tuple[int, int], Image.Image] = {}
         self._shown: dict[tuple[int, int], Image.Image] = {}
 
-    def __len__(self) -> int:
-        return len(self._shown)
-
     def add(self, cell: int, seed: int, picture: Image.Image, shown: Image.Image) -> None:
         """Keep a picture."""
         self._pictures[cell, seed], self._shown[cell, seed] = picture, shown
+
+    def has(self, cell: int, seed: int) -> bool:
+        """Say whether a picture is there: another process may have failed to draw it."""
+        return (cell, seed) in self._shown
 
     def shown(self, cell: int, seed: int) -> Image.Image:
         """Return what stands on the sheet."""
@@ -75,7 +76,7 @@ def make_sheet(
     if len(mine) > MOST:
         LOG.info("the grid shows the first %d of %d pictures", MOST, len(mine))
         mine = mine[:MOST]
-    shown = [tiles.shown(0, row.seed) for row in mine if (0, row.seed) in tiles._shown]
+    shown = [tiles.shown(0, row.seed) for row in mine if tiles.has(0, row.seed)]
     if tiles.strips:
         across = max(1, round((len(shown) * shown[0].height / shown[0].width) ** 0.5))
         return grid(shown, columns or across, labels=[f"seed {row.seed}" for row in mine], min_cell=_CELL)

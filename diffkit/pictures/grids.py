@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -44,7 +44,6 @@ def grid(
     labels: Sequence[str] | None = None,
     gap: int = 2,
     min_cell: int = 64,
-    background: int = 255,
 ) -> Image.Image:
     """Lay images of one size out in rows.
 
@@ -55,7 +54,6 @@ def grid(
         gap: Pixels between the images.
         min_cell: Images smaller than this are enlarged by a whole factor, pixel by pixel; further where their labels
             need more room, up to 160 pixels.
-        background: Grey level between the images.
 
     Raises:
         UsageError: No images, or not as many labels as images.
@@ -78,13 +76,12 @@ def grid(
     strip = size + 4 if labels and any(labels) else 0
     rows = math.ceil(len(images) / columns)
     mode = "L" if all(image.mode == "L" for image in images) else "RGB"
-    fill: Any = background if mode == "L" else (background,) * 3
-    sheet = Image.new(mode, (columns * (cell_w + gap) + gap, rows * (cell_h + strip + gap) + gap), fill)
+    sheet = Image.new(mode, (columns * (cell_w + gap) + gap, rows * (cell_h + strip + gap) + gap), "white")
     draw = ImageDraw.Draw(sheet)
     for k, image in enumerate(images):
         left, top = gap + (k % columns) * (cell_w + gap), gap + (k // columns) * (cell_h + strip + gap)
         if strip and labels is not None:
-            _caption(draw, labels[k], left, top, cell_w, size, 0 if background > 127 else 255)
+            _caption(draw, labels[k], left, top, cell_w, size)
         enlarged = image.convert(mode).resize((cell_w, cell_h), Image.Resampling.NEAREST)
         sheet.paste(enlarged, (left, top + strip))
     return sheet
@@ -105,11 +102,11 @@ def _letters(labels: Sequence[str], width: int, largest: int) -> int:
     return next((size for size in range(largest, _SMALLEST, -1) if fits(size)), _SMALLEST)
 
 
-def _caption(draw: ImageDraw.ImageDraw, text: str, left: int, top: int, width: int, size: int, ink: int) -> None:
+def _caption(draw: ImageDraw.ImageDraw, text: str, left: int, top: int, width: int, size: int) -> None:
     """Write one line, shortened at its end to what fits."""
     text = " ".join(text.split())
     short = text
     while short and draw.textlength(short + ("…" if short != text else ""), font=font(size)) >= width:
         short = short[:-1]
     shown = short + ("…" if short != text else "")
-    draw.text((left + 1, top), shown, fill=ink if draw.im.mode == "L" else (ink,) * 3, font=font(size))
+    draw.text((left + 1, top), shown, fill="black", font=font(size))

@@ -24,7 +24,8 @@ def loss_curve(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) 
         rows: Of `metrics.jsonl`: `step`, and any of `loss`, `validation_loss`, `lr`; missing or null values are gaps.
         path: The PNG to write; a half-written file never takes its place.
     """
-    figure, axes = _figure()
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
     steps, losses = _column(rows, "loss")
     if steps:
         axes.plot(steps, losses, color="tab:blue", alpha=0.3, linewidth=0.8)
@@ -88,11 +89,6 @@ def smooth(values: Sequence[float], window: int) -> list[float]:
 def _column(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], list[float]]:
     pairs = [(row["step"], row[key]) for row in rows if row.get(key) is not None and "step" in row]
     return [step for step, _ in pairs], [value for _, value in pairs]
-
-
-def _figure() -> tuple[Figure, Any]:
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    return figure, figure.subplots()
 
 
 def _save(figure: Figure, path: str | os.PathLike[str]) -> Path:
