@@ -16,6 +16,7 @@ import typer
 
 from diffkit import errors
 from diffkit.cli import make_app, runner
+from diffkit.cli.foreign import translate
 from diffkit.jobs import summaries
 
 # Not pydantic: typer itself brings it, from some version on.
@@ -249,22 +250,22 @@ class TestErrors:
             error = kind("403 Client Error.\n\nCannot go on.", response=response)
         else:
             error = kind("cannot find it")
-        known = runner.translate(error)
+        known = translate(error)
         assert (type(known), known.exit_code) == (errors.ModelError, 4)
         assert hint in known.hint
         assert "\n" not in known.message
         wrapped = OSError("We could not load it")
         wrapped.__cause__ = error
-        assert runner.translate(wrapped).exit_code == 4
+        assert translate(wrapped).exit_code == 4
 
     def test_torch_and_safetensors_errors(self) -> None:
         import torch
         from safetensors import SafetensorError
 
-        assert runner.translate(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")).exit_code == 5
+        assert translate(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")).exit_code == 5
         full = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-        assert runner.translate(full).exit_code == 5
-        assert runner.translate(SafetensorError("invalid header")).exit_code == 1
+        assert translate(full).exit_code == 5
+        assert translate(SafetensorError("invalid header")).exit_code == 1
 
     def test_a_real_full_disk(self, probe: Any) -> None:
         if not Path("/dev/full").exists():
