@@ -285,7 +285,35 @@ def start() -> str:
     return text[: text.index("\n## Train")].replace("](docs/", "](").rstrip()
 
 
-PARTS = {"<!-- families -->": families, "<!-- fields -->": model_fields, "<!-- the README's first part -->": start}
+def family_diff() -> str:
+    """Return how the family DiT was added, shortened: its row, and the main parts of its file."""
+    models = ROOT / "diffkit" / "models"
+    source = (models / "dit.py").read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    network = next(node for node in tree.body if isinstance(node, ast.ClassDef))
+    named = {node.name: node for node in (*tree.body, *network.body) if isinstance(node, ast.FunctionDef)}
+    lines = source.splitlines()
+
+    def cut(node: ast.stmt) -> list[str]:
+        return lines[node.lineno - 1 : node.end_lineno]
+
+    load = named["load"]
+    shown = [
+        *cut(tree.body[0]), "", "...", "", "", *lines[network.lineno - 1 : network.body[0].lineno - 1], "    ...", "",
+        *cut(named["__call__"]), "", "", *cut(named["info"]), "", "...", "", "",
+        *lines[load.lineno - 1 : load.body[0].lineno - 1], "    ...",
+    ]  # fmt: skip
+    row = next(line for line in (models / "__init__.py").read_text().splitlines() if line.startswith('    "dit":'))
+    head = ["--- a/diffkit/models/__init__.py", "+++ b/diffkit/models/__init__.py", f"+{row}"]
+    return code("diff", *head, "--- /dev/null", "+++ b/diffkit/models/dit.py", *(f"+{line}" for line in shown))
+
+
+PARTS = {
+    "<!-- the README's first part -->": start,
+    "<!-- families -->": families,
+    "<!-- fields -->": model_fields,
+    "<!-- the diff of a family -->": family_diff,
+}
 
 
 def filled(markdown: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from PIL import Image
 
@@ -65,7 +66,7 @@ def test_a_job_has_its_fields_on_its_page(name: str) -> None:
     page, job = PAGES[f"commands/{name}.md"], job_class(name)
     for key, field in job.model_fields.items():
         assert MADE.linked(field.description) in page, key
-        if field.default not in (None, False, ()):
+        if field.default not in (None, False, (), ""):
             assert f"Default: `{field.default}`." in page, key
     assert job.name in COMMANDS
 
@@ -78,7 +79,7 @@ def test_the_tables_are_filled_in() -> None:
     from diffkit.models import FAMILIES
 
     marked = {path: MADE.filled(text) for path, text in DOCUMENTS.items() if "<!--" in text}
-    assert set(marked) == {"docs/index.md", "docs/models.md"}
+    assert set(marked) == {"docs/architecture.md", "docs/index.md", "docs/models.md"}
     for path, text in marked.items():
         assert "<!--" not in text, path
     for family, classes in FAMILIES.items():
@@ -211,7 +212,7 @@ def test_the_first_example_draws_what_the_function_draws_and_changes_no_model(
     import diffkit
 
     loop, function = MADE.blocks(DOCUMENTS["README.md"], "python")
-    assert len(loop.splitlines()) <= 12
+    assert sum(bool(line) for line in loop.splitlines()) <= 12
     one: dict[str, Any] = {}
     other: dict[str, Any] = {}
     exec(loop, one)
@@ -221,3 +222,66 @@ def test_the_first_example_draws_what_the_function_draws_and_changes_no_model(
     assert used.timesteps.equal(fresh.timesteps)
     assert used.num_inference_steps is fresh.num_inference_steps is None
     assert [picture.tobytes() for picture in one["pictures"]] == [picture.tobytes() for picture in other["pictures"]]
+
+
+# --- what the page on the architecture adds
+
+
+def added(path: str) -> str:
+    """The lines that a diff of the page adds to a file."""
+    (block,) = (text for text in MADE.blocks(DOCUMENTS["docs/architecture.md"], "diff") if f"+++ b/{path}" in text)
+    return "\n".join(line[1:] for line in block.splitlines() if line.startswith("+") and not line.startswith("+++"))
+
+
+def test_the_view_of_the_page_is_a_view() -> None:
+    from diffkit.illusions.views import VIEWS, check_view, rows
+
+    names = set(VIEWS)
+    try:
+        exec(added("diffkit/illusions/views/rows.py"), vars(rows).copy())
+        (name,) = set(VIEWS) - names
+        view = VIEWS.parse(name)
+        assert check_view(view, 16).ok
+        assert view.frame(Image.open(INPUTS / "drawing.png"), 0.5).size == Image.open(INPUTS / "drawing.png").size
+    finally:
+        for name in set(VIEWS) - names:
+            del VIEWS._rows[name]
+
+
+def test_the_filter_of_the_page_sums_to_the_picture() -> None:
+    from diffkit.illusions import filters
+
+    names = set(filters.FILTERS)
+    try:
+        exec(added("diffkit/illusions/filters.py"), vars(filters).copy())
+        (name,) = set(filters.FILTERS) - names
+        split, x = filters.parse_filter(name), torch.randn(2, 3, 8, 8)
+        parts = [split.part(x, k) for k in range(split.parts)]
+        torch.testing.assert_close(sum(parts), x)
+        assert all(part.any() for part in parts)
+    finally:
+        for name in set(filters.FILTERS) - names:
+            del filters.FILTERS._rows[name]
+
+
+def test_the_job_of_the_page_draws(tmp_path: Path) -> None:
+    from diffkit.jobs.options import Run
+    from diffkit.jobs.run import run
+
+    module = sys.modules["diffkit.jobs.blend"] = ModuleType("diffkit.jobs.blend")
+    try:
+        exec(added("diffkit/jobs/blend.py"), vars(module))
+        given = {"prompt": "the letter X", "other": "a red heart", "steps": 2, "share": 0.25, "model": "tiny"}
+        one, other = (run(module.Blend, {**given, "share": share}, Run(files=False)) for share in (0.25, 1.0))
+    finally:
+        del sys.modules["diffkit.jobs.blend"]
+    assert one.pictures[0].tobytes() != other.pictures[0].tobytes()
+    assert one.pictures[0].info["diffkit"]["arguments"]["share"] == 0.25
+
+
+def test_the_family_of_the_page_is_the_real_one() -> None:
+    text = MADE.family_diff()
+    assert '+    "dit": ("DiTPipeline",),' in text.splitlines()
+    real = (ROOT / "diffkit" / "models" / "dit.py").read_text().splitlines()
+    for part in ("class DiT(BaseModel):", "def info(repo: Repo) -> ModelInfo:", "def load("):
+        assert f"+{next(line for line in real if line.startswith(part))}" in text

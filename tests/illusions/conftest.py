@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffkit.illusions.views import Look, parse_view
+from diffkit.illusions.views import VIEWS, Look, parse_view
 
-SPECS = [
-    "identity", "flip", "rotate_cw", "rotate_ccw", "rotate_180", "negate", "skew", "skew:-2.3", "inner_circle",
-    "inner_circle:0.3", "square_hinge", "patch_permute:4", "patch_permute:2,5", "pixel_permute", "pixel_permute:4,2",
-    "jigsaw", "jigsaw:2,3", "permutation:FILE",
+# Every row as it is, and some with other arguments.
+SPECS = [name for name in VIEWS if name != "permutation"] + [
+    "skew:-2.3", "inner_circle:0.3", "patch_permute:4", "patch_permute:2,5", "pixel_permute:4,2", "jigsaw:2,3",
+    "permutation:FILE",
 ]  # fmt: skip
 
 
