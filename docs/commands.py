@@ -1,19 +1,18 @@
-"""The pages of the site that say what the code says: one per command, and parts of others.
+"""The pages of the site that say what the code says: one per command.
 
 A hook of mkdocs (`make docs`). A picture command's page is made from its job's fields, another command's from its typer
 parameters, so that nothing is written twice; the examples are the command lines of the README and of the other pages.
-Nothing here imports torch or mkdocs, but for the two hooks at the end.
+Nothing here imports torch or mkdocs, but for the hook at the end.
 """
 
 from __future__ import annotations
 
-import ast
 import inspect
 import re
 import shlex
 import typing
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +22,10 @@ from diffkit.cli import make_app, runner
 from diffkit.jobs import function, job_class, summaries
 from diffkit.jobs.base import Job, PictureJob
 from diffkit.jobs.options import Run
-from diffkit.models import FAMILIES
-from diffkit.types import ModelInfo
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import Files
-    from mkdocs.structure.pages import Page
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -86,7 +82,11 @@ def options_of(command: Any) -> list[Option]:
         names = (param.metavar or param.name.upper(),) if argument else (*param.opts, *param.secondary_opts)
         bounds = [f"{word} {limit:g}" for word, limit in (("at least", marker.min), ("at most", marker.max))
                   if limit is not None and limit < 2**63 - 1]  # fmt: skip
-        text = param.help + (f" ({', '.join(bounds)})" if bounds else "") + (" May be repeated." if many else "")
+        text = (
+            param.help
+            + (f" ({', '.join(bounds)})" if bounds else "")
+            + (" May be repeated." if many and "repeated" not in param.help else "")
+        )
         shown = param.show_default if isinstance(param.show_default, str) else param.default
         default = "" if shown in (None, False, (), "") else str(shown)
         found.append(Option(names, "" if argument else param.metavar or value, text, default, param.name, argument))
@@ -254,76 +254,6 @@ def first(command: Any) -> str:
     return linked(" ".join(command.help.split("\n\n")[0].split()))
 
 
-# --- parts of other pages
-
-
-def families() -> str:
-    """Return the table of model families: what each is by its own first line, and the pipelines that it loads."""
-    rows = ["| family | what it is | pipelines and networks that it loads |", "|---|---|---|"]
-    for name, classes in FAMILIES.items():
-        text = ast.get_docstring(ast.parse((ROOT / "diffkit" / "models" / f"{name}.py").read_text(encoding="utf-8")))
-        paragraphs = (text or "").split("\n\n")
-        source = re.search(r"Source: (.*?)\.?$", " ".join((text or "").split()))
-        told = " ".join(paragraphs[0].split()) + (f" ({source[1]})" if source else "")
-        rows.append(f"| `{name}` | {linked(told)} | {', '.join(f'`{one}`' for one in classes)} |")
-    return "\n".join(rows)
-
-
-def model_fields() -> str:
-    """Return the table of what a model says of itself."""
-    text = inspect.getdoc(ModelInfo) or ""
-    found = dict(re.findall(r"^    (\w+): (.*(?:\n {8,}.*)*)", text.partition("Attributes:")[2], re.M))
-    rows = ["| field | meaning |", "|---|---|"]
-    for field in fields(ModelInfo):
-        rows.append(f"| `{field.name}` | {' '.join(found[field.name].split())} |")
-    return "\n".join(rows)
-
-
-def start() -> str:
-    """Return the README up to its set-up and training, for the site's first page."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return text[: text.index("\n## Train")].replace("](docs/", "](").rstrip()
-
-
-def family_diff() -> str:
-    """Return how the family DiT was added, shortened: its row, and the main parts of its file."""
-    models = ROOT / "diffkit" / "models"
-    source = (models / "dit.py").read_text(encoding="utf-8")
-    tree = ast.parse(source)
-    network = next(node for node in tree.body if isinstance(node, ast.ClassDef))
-    named = {node.name: node for node in (*tree.body, *network.body) if isinstance(node, ast.FunctionDef)}
-    lines = source.splitlines()
-
-    def cut(node: ast.stmt) -> list[str]:
-        return lines[node.lineno - 1 : node.end_lineno]
-
-    load = named["load"]
-    shown = [
-        *cut(tree.body[0]), "", "...", "", "", *lines[network.lineno - 1 : network.body[0].lineno - 1], "    ...", "",
-        *cut(named["__call__"]), "", "", *cut(named["info"]), "", "...", "", "",
-        *lines[load.lineno - 1 : load.body[0].lineno - 1], "    ...",
-    ]  # fmt: skip
-    row = next(line for line in (models / "__init__.py").read_text().splitlines() if line.startswith('    "dit":'))
-    head = ["--- a/diffkit/models/__init__.py", "+++ b/diffkit/models/__init__.py", f"+{row}"]
-    return code("diff", *head, "--- /dev/null", "+++ b/diffkit/models/dit.py", *(f"+{line}" for line in shown))
-
-
-PARTS = {
-    "<!-- the README's first part -->": start,
-    "<!-- families -->": families,
-    "<!-- fields -->": model_fields,
-    "<!-- the diff of a family -->": family_diff,
-}
-
-
-def filled(markdown: str) -> str:
-    """Put what is made of the code into a page that asks for it."""
-    for mark, made in PARTS.items():
-        if mark in markdown:
-            markdown = markdown.replace(mark, made())
-    return markdown
-
-
 # --- what mkdocs calls
 
 
@@ -337,8 +267,3 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     listed = [f"{FOLDER}/index.md", *sorted(path for path in made if path != f"{FOLDER}/index.md")]
     config.nav = [{"Commands": listed} if part == {"Commands": FOLDER} else part for part in config.nav or []]
     return files
-
-
-def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
-    """Fill a page in."""
-    return filled(markdown)

@@ -29,17 +29,17 @@ CLIP = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num
 INPUTS = ROOT / "tests" / "fixtures" / "inputs"
 
 
-def script() -> ModuleType:
-    """The script that makes the pages; mkdocs need not be there."""
-    spec = importlib.util.spec_from_file_location("documented", ROOT / "docs" / "commands.py")
+def script(name: str) -> ModuleType:
+    """A script that makes pages, beside which the others lie; mkdocs need not be there."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-MADE = script()
+MADE, PARTS = script("commands"), script("parts")
 COMMANDS = MADE.commands()
 PAGES = MADE.pages()
 DOCUMENTS = MADE.documents()
@@ -78,7 +78,7 @@ def test_the_list_of_commands_is_whole() -> None:
 def test_the_tables_are_filled_in() -> None:
     from diffkit.models import FAMILIES
 
-    marked = {path: MADE.filled(text) for path, text in DOCUMENTS.items() if "<!--" in text}
+    marked = {path: PARTS.filled(text) for path, text in DOCUMENTS.items() if "<!--" in text}
     assert set(marked) == {"docs/architecture.md", "docs/index.md", "docs/models.md"}
     for path, text in marked.items():
         assert "<!--" not in text, path
@@ -280,7 +280,7 @@ def test_the_job_of_the_page_draws(tmp_path: Path) -> None:
 
 
 def test_the_family_of_the_page_is_the_real_one() -> None:
-    text = MADE.family_diff()
+    text = PARTS.family_diff()
     assert '+    "dit": ("DiTPipeline",),' in text.splitlines()
     real = (ROOT / "diffkit" / "models" / "dit.py").read_text().splitlines()
     for part in ("class DiT(BaseModel):", "def info(repo: Repo) -> ModelInfo:", "def load("):
