@@ -213,6 +213,10 @@ def test_the_first_example_draws_what_the_function_draws_and_changes_no_model(
 
     loop, function = MADE.blocks(DOCUMENTS["README.md"], "python")
     assert sum(bool(line) for line in loop.splitlines()) <= 12
+    assert "range(4)" in loop
+    assert "n=4" in function
+    # The first picture of four is the one that is drawn alone.
+    loop, function = loop.replace("range(4)", "range(1)"), function.replace("n=4", "n=1")
     one: dict[str, Any] = {}
     other: dict[str, Any] = {}
     exec(loop, one)
