@@ -24,14 +24,8 @@ def check_fit(composition: Composition, info: ModelInfo) -> None:
     """Refuse what a model cannot draw; before its weights are read.
 
     Raises:
-        UsageError: A view or filter that cannot act at the model's size, on its colours or on its latents; or an
-            inpainting or upscaling model.
+        UsageError: A view or filter that cannot act at the model's size, on its colours or on its latents.
     """
-    if info.source != "noise":
-        raise UsageError(
-            f"{info.id} needs a picture to start from (inpainting or upscaling)",
-            "Give a model that draws from noise: stage I of DeepFloyd IF, or a plain Stable Diffusion.",
-        )
     if composition.latent != "auto" and not info.latent:
         raise UsageError(f"`latent` {composition.latent}: {info.id} draws pixels, not latents", "Leave it out.")
     check_sizes(composition, info)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from diffkit.errors import UsageError
 from diffkit.jobs.batch import Batch, Drawing, Found
 
 if TYPE_CHECKING:
@@ -23,10 +24,25 @@ class Hooks:
     Attributes:
         per_picture: Fields that may differ among the pictures of one batch.
         cell_side: Pixels to which small pictures are enlarged on a sheet.
+        sources: What its models may draw from, as `ModelInfo.source` says.
     """
 
     per_picture: ClassVar[frozenset[str]] = frozenset()
     cell_side: ClassVar[int] = 160
+    sources: ClassVar[frozenset[str]] = frozenset({"noise"})
+
+    @classmethod
+    def check_source(cls, info: ModelInfo) -> None:
+        """Refuse a model that starts from another picture than the command has.
+
+        Raises:
+            UsageError: It does.
+        """
+        if info.source not in cls.sources:
+            raise UsageError(
+                f"{info.id} needs a picture to start from ({'inpainting' if info.source == 'mask' else 'upscaling'})",
+                "Give a model that draws from noise: stage I of DeepFloyd IF, or a plain Stable Diffusion.",
+            )
 
     def batched(self) -> frozenset[str]:
         """Return the fields that may differ among the pictures of one batch."""

@@ -27,6 +27,7 @@ class Inpaint(
     """
 
     needs_mask: ClassVar[bool] = True
+    sources: ClassVar[frozenset[str]] = frozenset({"noise", "mask"})
 
     mask: Annotated[ImageFile, arg("[MASK]")] = Field(
         None, description="A picture of the image's size: white is repainted, black is kept."

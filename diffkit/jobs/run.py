@@ -151,6 +151,7 @@ def prepare(cls: type[PictureJob], values: Mapping[str, Any], options: Run) -> P
     loading, source = jobs[0].loading(), jobs[0].model or jobs[0].default_model(words)
     repo = open_repo(source, revision=jobs[0].revision)
     known = info(repo)
+    cls.check_source(known)
     strange = list(dict.fromkeys(unknown_words(" ".join(words), known.vocabulary)))
     examples = [job.example() for job in jobs] if source == BUNDLED else [None]
     if all(examples):  # nobody says what to draw

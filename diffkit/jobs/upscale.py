@@ -26,6 +26,7 @@ class Upscale(OneImage, Prompted, Many, Steps, Eta, name="upscale", hub="DeepFlo
     """
 
     per_picture: ClassVar[frozenset[str]] = frozenset()
+    sources: ClassVar[frozenset[str]] = frozenset({"small"})
 
     noise_level: int | None = Field(None, ge=0, description="Noise put on the image: 250 (stage II) or 20 (stage III).")
 
@@ -43,11 +44,11 @@ class Upscale(OneImage, Prompted, Many, Steps, Eta, name="upscale", hub="DeepFlo
         image, unit = self.picture(info), info.input_multiple
         return max(unit, image.width // unit * unit), max(unit, image.height // unit * unit)
 
-    def check(self, info: ModelInfo) -> None:
+    @classmethod
+    def check_source(cls, info: ModelInfo) -> None:
         """Refuse models that take no small image."""
-        if info.source != "small":
+        if info.source not in cls.sources:
             raise UsageError(f"{info.id} is no upscaler", "Give stage II of DeepFloyd IF, or an x4 upscaler.")
-        super().check(info)
 
     def notices(self, info: ModelInfo) -> list[str]:
         """Say from which size to which."""

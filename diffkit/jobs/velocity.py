@@ -54,8 +54,8 @@ class Velocity(OneImage, OnePrompt, Many, name="velocity", hub=DEEPFLOYD):
         super().check(info)
         if info.one_step:
             raise UsageError("this model is a one-step denoiser: it predicts no velocity", "Use `diffkit denoise`.")
-        if info.latent or info.source != "noise":
-            raise UsageError("velocities are shown of models that draw pixels from noise", "Give another `model`.")
+        if info.latent:
+            raise UsageError("velocities are shown of models that draw pixels", "Give another `model`.")
 
     def moments(self) -> list[float]:
         """Return the times."""

@@ -50,7 +50,6 @@ def test_latents_are_viewed_directly_where_that_nearly_commutes(folders) -> None
     [
         ("classes", anagram("identity", "patch_permute:99"), "patch_permute"),
         ("classes", hybrid("grey_colour"), "3 channels, not of 1"),
-        ("sd9", anagram("identity", "flip"), "picture to start from"),
         ("sd", hybrid("grey_colour", latent="direct"), "have no colours"),
     ],
 )
