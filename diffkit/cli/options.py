@@ -21,16 +21,6 @@ AllowPickle = Annotated[
     bool,
     typer.Option("--allow-pickle", help="Read .bin weights, by torch's restricted unpickler, where nothing else is."),
 ]
-Prompts = Annotated[list[str] | None, typer.Option("--prompt", "-p", help="What to draw, in words; may be repeated.")]
-Classes = Annotated[
-    list[str] | None, typer.Option("--class", "-c", help="A class by name or number; may be repeated, or a,b,c.")
-]
-Guidance = Annotated[
-    float | None,
-    typer.Option("--guidance", "-g", help="Classifier-free guidance: 0 unconditional, 1 conditional, above 1 guided."),
-]
-Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Sampling steps.")]
-Scheduler = Annotated[str | None, typer.Option("--scheduler", help="The sampler: ddpm, ddim, dpmsolver++, euler, ...")]
 Seed = Annotated[
     int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of the first picture; the next has seed + 1.")
 ]
