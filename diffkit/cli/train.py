@@ -109,6 +109,8 @@ def run(recipe: Recipe, *, force_resume: bool, dry_run: bool) -> Output:
     if not summary:
         return Output()
     folder = summary["output_dir"]
+    best = summary.get("best")
+    kept = [f"best      {best['path']}   (KID {best['kid']:.5f} after {best['step']} updates)"] if best else []
     loss = f", loss {summary['loss']:.4f}" if summary["loss"] is not None else ""
     return Output(
         summary,
@@ -116,6 +118,7 @@ def run(recipe: Recipe, *, force_resume: bool, dry_run: bool) -> Output:
             f"{summary['step']} updates{loss}, {summary['images_per_second']} images/s",
             f"model     {folder}   (card: {folder}/README.md, loss: {folder}/loss.png)",
             f"previews  {folder}/samples",
+            *kept,
             f"next      diffkit sample {folder}" + (" --prompt ..." if recipe.model.text != "none" else ""),
         ],
     )

@@ -75,6 +75,9 @@ class Features:
             ModelError: It is not there, or something else.
         """
 
+    def suits(self, pictures: Pictures) -> None:
+        """Do nothing if it can compare with these pictures; raises a UsageError else."""
+
     def fitted(self, pictures: Pictures) -> Self:
         """Return the row that suits a dataset: one that learns from it has then learned."""
         return self
@@ -256,6 +259,11 @@ class Classifier(Features):
             from diffkit.evaluation.classifier import read_names
 
             read_names(Path(self.source).expanduser())
+
+    def suits(self, pictures: Pictures) -> None:
+        """See `Features`."""
+        if not self.source:
+            pictures.classes()
 
     def fitted(self, pictures: Pictures) -> Self:
         """See `Features`."""

@@ -52,9 +52,8 @@ def classifier_for(pictures: Pictures, settings: Settings | None = None) -> Path
     if path.is_file():
         load_classifier(path)  # raises where it is broken
         return path
-    names = pictures.dataset.class_names
+    names = pictures.classes()
     images, labels = pictures.labelled(settings.pictures)
-    assert names is not None, "pictures with labels have classes"
     network, accuracy = fit(images, labels, len(names), settings)
     LOG.info(
         "features classifier: %d updates on %s, %.1f %% right of those held out; kept as %s",

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from diffkit.data import DATASETS, fingerprint, open_dataset, order
 from diffkit.data.datasets import Dataset
-from diffkit.data.decode import Decoder, Key, prepare, read_ahead, stacked
+from diffkit.data.decode import Decoder, Key, prepare, read_ahead, stacked, unreadable
 from diffkit.data.folder import has_images
 from diffkit.data.sources import Source
 from diffkit.errors import UsageError
@@ -74,16 +74,27 @@ class Pictures:
 
     def chosen(self, count: int | None) -> order.Ints:
         """Return up to `count` positions (all when None), in an order that depends on the number of pictures alone."""
-        return order.permutation(len(self), order.EVALUATE)[:count]
+        return self._usable[:count]
+
+    @cached_property
+    def _usable(self) -> order.Ints:
+        """All positions in that order, without those that `on_error: skip` leaves out."""
+        everything = order.permutation(len(self), order.EVALUATE)
+        if self.spec.on_error == "error":
+            return everything
+        return np.delete(everything, unreadable(self._decoder, everything, self.spec.workers))
+
+    @cached_property
+    def _decoder(self) -> Decoder:
+        return Decoder(self.source, self.spec, self.depth, self.spec.name)
 
     def batches(self, positions: order.Ints, size: int = BATCH) -> Iterator[Tensor]:
         """Yield the pictures at these positions, (B, C, R, R) in [-1, 1]; raises a DataError for a broken one."""
-        decoder = Decoder(self.source, self.spec, self.depth, self.spec.name)
         keys: list[list[Key]] = [
             [(int(k), None) for k in positions[n : n + size]] for n in range(0, len(positions), size)
         ]
         workers = self.spec.workers if len(positions) > 20_000 else 0
-        for items in read_ahead(decoder, keys, workers):
+        for items in read_ahead(self._decoder, keys, workers):
             yield to_float(stacked(items, self.spec.name))
 
     def like(self, images: Sequence[Image.Image]) -> Tensor:
@@ -91,19 +102,25 @@ class Pictures:
         made = [torch.from_numpy(prepare(image, self.spec, self.depth)) for image in images]
         return to_float(torch.stack(made))
 
-    def labelled(self, count: int) -> tuple[Tensor, Tensor]:
-        """Return up to `count` pictures (N, C, R, R) and their classes (N,).
+    def classes(self) -> list[str]:
+        """Return the names of the classes.
 
         Raises:
-            UsageError: There are no classes.
+            UsageError: There are none, or one alone.
         """
-        labels = self.source.labels
-        if labels is None or not self.dataset.class_names or len(self.dataset.class_names) < 2:
+        names = self.dataset.class_names or []
+        if self.source.labels is None or len(names) < 2:
             raise UsageError(
                 f"features classifier: dataset {self.spec.name} has no classes to learn",
                 "Name a classifier's file, classifier:FILE, or other features: clip:ID, dinov2:ID, inception:FILE.",
             )
-        positions = self.chosen(count)
+        return names
+
+    def labelled(self, count: int) -> tuple[Tensor, Tensor]:
+        """Return up to `count` pictures (N, C, R, R) and their classes (N,); raises as `classes`."""
+        self.classes()
+        labels, positions = self.source.labels, self.chosen(count)
+        assert labels is not None, "classes have labels"
         return torch.cat(list(self.batches(positions))), torch.from_numpy(np.ascontiguousarray(labels[positions]))
 
     def captions(self, count: int) -> list[str]:

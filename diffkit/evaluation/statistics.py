@@ -32,7 +32,7 @@ def real_features(features: Features, pictures: Pictures, count: int | None = MO
         UsageError: What the cache holds is of other features.
         DataError: A picture cannot be read.
     """
-    count = len(pictures) if count is None else min(count, len(pictures))
+    count = len(pictures.chosen(count))
     about = {
         "pictures": pictures.identity, "features": features.hash, "name": type(features).name,
         "resize": f"{pictures.spec.resolution} to {features.size}, {RESIZE}", "count": str(count),

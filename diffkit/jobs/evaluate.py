@@ -145,6 +145,7 @@ def _model(asked: Asked, device: str, watch: Watch, sampling: dict[str, Any]) ->
     size = asked.resolution or height
     real = Pictures(DatasetSpec(name=asked.dataset, split=asked.split, resolution=size), asked.channels)
     real = Pictures(real.spec, asked.channels or max(known.channels, real.depth), real.dataset)
+    parse_features(asked.features).suits(real)
     values = {"model": asked.source, "num": asked.num or DRAWN, **sampling, **_labels(asked, known, real, sampling)}
     prepared = prepare(Sample, values, Run(files=False, device=device))
     rank, world, place, barrier = processes(device)

@@ -18,14 +18,15 @@ _SMOOTH = 0.02  # share of the rows that the thick line of a loss curve averages
 
 
 def loss_curve(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> Path:
-    """Plot a run's loss, validation loss and learning rate over its updates.
+    """Plot a run's loss, validation loss and learning rate over its updates; below them KID and FID, where measured.
 
     Args:
-        rows: Of `metrics.jsonl`: `step`, and any of `loss`, `validation_loss`, `lr`; missing or null values are gaps.
+        rows: Of `metrics.jsonl`: `step`, and any of `loss`, `validation_loss`, `lr`, `kid`, `kid_std`, `fid`; missing
+            or null values are gaps.
         path: The PNG to write; a half-written file never takes its place.
     """
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
+    evaluated = [row for row in rows if row.get("kid") is not None and "step" in row]
+    figure, axes, below = _figures(2 if evaluated else 1)
     steps, losses = _column(rows, "loss")
     if steps:
         axes.plot(steps, losses, color="tab:blue", alpha=0.3, linewidth=0.8)
@@ -45,10 +46,38 @@ def loss_curve(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) 
         right.plot(lr_steps, rates, color="tab:grey", linewidth=0.8, linestyle="--", label="learning rate")
         right.set_ylim(bottom=0)
         right.set_ylabel("learning rate")
-    handles = [line for part in figure.axes for line in part.get_lines() if not str(line.get_label()).startswith("_")]
+    handles = [
+        line
+        for part in figure.axes
+        if part is not below
+        for line in part.get_lines()
+        if not str(line.get_label()).startswith("_")
+    ]
     if handles:
         axes.legend(handles=handles, loc="upper right")
+    if evaluated:
+        _plot_evaluations(evaluated, below)
     return _save(figure, path)
+
+
+def _plot_evaluations(rows: Sequence[Mapping[str, Any]], axes: Any) -> None:
+    """KID with its deviation, the best of them marked, and FID on an axis of its own."""
+    steps, kids = _column(rows, "kid")
+    spread = [float(row.get("kid_std") or 0.0) for row in rows]
+    axes.errorbar(steps, kids, yerr=spread, color="tab:green", marker=".", capsize=2, label="KID")
+    best = min(range(len(kids)), key=kids.__getitem__)
+    axes.plot(steps[best], kids[best], color="tab:red", marker="o", linestyle="none", label="best by KID")
+    axes.set_xlabel("update")
+    axes.set_ylabel("KID")
+    axes.grid(True, alpha=0.2)
+    handles, names = axes.get_legend_handles_labels()
+    fid_steps, fids = _column(rows, "fid")
+    if fid_steps:
+        right = axes.twinx()
+        handles += right.plot(fid_steps, fids, color="tab:purple", marker=".", linestyle="--")
+        names.append("FID")
+        right.set_ylabel("FID")
+    axes.legend(handles, names, loc="upper right")
 
 
 def noise_schedules(curves: Mapping[str, Sequence[float]], path: str | os.PathLike[str]) -> Path:
@@ -89,6 +118,15 @@ def smooth(values: Sequence[float], window: int) -> list[float]:
 def _column(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], list[float]]:
     pairs = [(row["step"], row[key]) for row in rows if row.get(key) is not None and "step" in row]
     return [step for step, _ in pairs], [value for _, value in pairs]
+
+
+def _figures(count: int) -> tuple[Figure, Any, Any]:
+    """A figure of one or two plots, one below the other."""
+    figure = Figure(figsize=(8, 4.5 * count), layout="constrained")
+    if count == 1:
+        return figure, figure.subplots(), None
+    upper, lower = figure.subplots(count, 1, sharex=True)
+    return figure, upper, lower
 
 
 def _save(figure: Figure, path: str | os.PathLike[str]) -> Path:

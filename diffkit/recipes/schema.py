@@ -140,6 +140,14 @@ class TrainingSpec(_Strict):
     preview_steps: PositiveInt = Field(50, description="Sampling steps of a preview (DDIM).")
     preview_guidance: FiniteFloat = Field(2.0, description="Guidance of class-conditional previews.")
     validate_every: NonNegativeInt = Field(0, description="Updates between validations; 0: once an epoch.")
+    evaluate_every: NonNegativeInt = Field(
+        0, description="Updates between evaluations by FID, KID and others, which keep the best by KID; 0: none."
+    )
+    evaluate_images: int = Field(256, ge=2, description="Pictures of an evaluation.")
+    evaluate_steps: PositiveInt = Field(20, description="Sampling steps of an evaluation (DDIM).")
+    evaluate_features: str = Field(
+        "classifier", description="classifier (learned from the dataset), classifier:FILE, clip:ID, ..."
+    )
 
 
 class OutputSpec(_Strict):
@@ -173,6 +181,9 @@ class Recipe(_Strict):
             raise ValueError(
                 "training.lr_schedule plateau watches the validation loss; set dataset.validation, say 0.05"
             )
+        if self.training.evaluate_every and (self.dataset.streaming or self.noise.prediction == "one_step"):
+            what = "a stream has no pictures to compare" if self.dataset.streaming else "a one-step denoiser draws none"
+            raise ValueError(f"training.evaluate_every: {what}; leave it at 0")
         if self.noise.zero_terminal_snr and self.noise.prediction == "epsilon":
             raise ValueError(
                 "noise.zero_terminal_snr with prediction epsilon divides by zero at T; use v_prediction or sample"
@@ -237,7 +248,8 @@ FREE_FIELDS = frozenset(
     {
         "description", "output.dir", "output.report_to", "output.push_to_hub", "output.hub_id", "output.hub_private",
         "training.log_every", "training.checkpoint_every", "training.keep_checkpoints", "training.preview_every",
-        "training.preview_images", "training.preview_steps", "training.preview_guidance", "dataset.workers",
-        "dataset.cache",
+        "training.preview_images", "training.preview_steps", "training.preview_guidance",
+        "training.evaluate_every", "training.evaluate_images", "training.evaluate_steps", "training.evaluate_features",
+        "dataset.workers", "dataset.cache",
     }
 )  # fmt: skip

@@ -166,7 +166,7 @@ def _memory(recipe: Recipe, sizes: Sizes) -> dict[str, int]:
 
 
 def _eta(recipe: Recipe, seconds: Seconds, total: int, num_classes: int) -> float:
-    """Updates and previews: each preview samples the raw and the averaged weights; a forward pass is a third."""
+    """Updates, previews of the raw and the averaged weights, evaluations of the latter; a forward pass is a third."""
     spec = recipe.training
     previews = -(-total // spec.preview_every) if spec.preview_every else 1
     kinds = 2 if spec.ema else 1
@@ -174,6 +174,8 @@ def _eta(recipe: Recipe, seconds: Seconds, total: int, num_classes: int) -> floa
     forwards = previews * kinds * spec.preview_steps * min(spec.preview_images, 64) * guided
     if recipe.noise.prediction == "one_step":
         forwards = previews * kinds * spec.preview_images
+    if spec.evaluate_every:
+        forwards += -(-total // spec.evaluate_every) * spec.evaluate_steps * spec.evaluate_images * guided
     return total * seconds.update + forwards * seconds.image / 3
 
 

@@ -33,6 +33,10 @@ class Metrics:
         """Return the newest value of a column, or None."""
         return next((row[key] for row in reversed(self.rows) if row.get(key) is not None), None)
 
+    def lowest(self, key: str) -> Any:
+        """Return the smallest value of a column, or None."""
+        return min((row[key] for row in self.rows if row.get(key) is not None), default=None)
+
 
 def _read(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():

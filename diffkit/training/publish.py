@@ -12,6 +12,7 @@ from diffkit.recipes.schema import Recipe
 LOG = logging.getLogger(__name__)
 _LEFT_OUT = [
     "checkpoints/**", ".lock", ".*", "**/.*", "trackers/**", "events.out.*", "diffkit/**", "wandb/**", "unet_raw/**",
+    "best/**",
 ]  # fmt: skip
 
 

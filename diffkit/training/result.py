@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from diffkit.models.ddpm import DDPM
 from diffkit.models.meta import RunMeta
@@ -49,28 +50,37 @@ def previews(
 
 
 def _drawn(model: DDPM, recipe: Recipe, loader: Loader) -> Image.Image:
-    from diffkit.engine.guidance import cfg
-    from diffkit.engine.samplers import default_sampler, is_flow, make_sampler
-    from diffkit.engine.sampling import denoise, generators, pure_noise, set_grid
     from diffkit.pictures.grids import grid
 
     spec = recipe.training
-    count = spec.preview_images
-    seeds = generators(range(count))
+    labels = labels_for(model, spec.preview_images, loader)
+    return grid(drawn(model, range(spec.preview_images), labels, spec.preview_steps, spec.preview_guidance))
+
+
+def drawn(model: DDPM, seeds: Sequence[int], labels: list[str | None], steps: int, guidance: float) -> Tensor:
+    """Draw one picture per seed and label, from noise, by the sampler that suits the model: (B, C, R, R) in [-1, 1]."""
+    from diffkit.engine.guidance import cfg
+    from diffkit.engine.samplers import default_sampler, is_flow, make_sampler
+    from diffkit.engine.sampling import denoise, generators, pure_noise, set_grid
+
+    random = generators(seeds)
     # From the last level on, whatever spacing a pretrained pipeline asks for: it may not allow so few steps.
     spacing = None if is_flow(model.scheduler) else "trailing"
     sampler = make_sampler(default_sampler(model.scheduler), model.scheduler, spacing=spacing)
-    steps = min(spec.preview_steps, model.scheduler.config.num_train_timesteps)
     net: Denoiser = model
-    cond = model.encode([None] * count)
+    cond = model.encode(labels)
     if model.info.classes:
-        cond = model.encode(_spread(model.network, count, loader))
-        net = cfg(model, model.uncond(count), spec.preview_guidance)
-    set_grid(sampler, steps)
-    x = pure_noise(sampler, model.noise(seeds))
-    for step in denoise(net, x, sampler, cond, generators=seeds):
+        net = cfg(model, model.uncond(len(labels)), guidance)
+    set_grid(sampler, min(steps, model.scheduler.config.num_train_timesteps))
+    x = pure_noise(sampler, model.noise(random))
+    for step in denoise(net, x, sampler, cond, generators=random):
         x = step.x
-    return grid(model.codec.decode(x))
+    return model.codec.decode(x)
+
+
+def labels_for(model: DDPM, count: int, loader: Loader) -> list[str | None]:
+    """Return what so many pictures are to show: the classes in turn, captions of the data, or None."""
+    return _spread(model.network, count, loader) if model.info.classes else [None] * count
 
 
 def _spread(network: TrainedNetwork, count: int, loader: Loader) -> list[str | None]:

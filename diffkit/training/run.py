@@ -23,6 +23,7 @@ from diffkit.recipes.schema import Recipe
 from diffkit.training import build, checkpoint, fast, publish, result, resume, rng
 from diffkit.training import state as states
 from diffkit.training.card import model_card
+from diffkit.training.evaluation import Evaluator, read_best
 from diffkit.training.finetune import at_source_size
 from diffkit.training.lock import hold, prepare_folder
 from diffkit.training.loop import Plan, TrainStep, train
@@ -124,6 +125,10 @@ class Run:
             states.restore(self.state, found, accelerator.scaler)
             LOG.info("going on from step %d (%s)", self.state.step, found.folder.name)
         self._open_outputs(found.step if found else 0)
+        self.evaluator: Evaluator | None = None
+        if spec.evaluate_every:
+            best = self.metrics.lowest("kid") if self.main else None
+            self.evaluator = Evaluator(recipe, self.loader, accelerator, folder, best)
 
     def _open_outputs(self, step: int) -> None:
         if self.main:
@@ -152,6 +157,8 @@ class Run:
             began = time.monotonic()
             if self.recipe.dataset.validation and at(validate_every):
                 self._validate(step)
+            if spec.evaluate_every and at(spec.evaluate_every):
+                self._evaluate(step)
             if (spec.preview_every and at(spec.preview_every)) or done:
                 self._preview(step.step)
             ending = self._ending(stop, step)
@@ -239,6 +246,16 @@ class Run:
             self.metrics.add({"step": step.step, "epoch": round(step.epoch, 4), "validation_loss": value})
             self._track({"validation_loss": value}, step.step)
 
+    def _evaluate(self, step: TrainStep) -> None:
+        """FID, KID and others of the run's own pictures; the weights of the lowest KID are kept in `best`."""
+        model = (self.network, self.scheduler, self.meta, self.state.ema)
+        assert self.evaluator is not None, "made where there are evaluations"
+        scores = self.evaluator.measure(*model)
+        self.evaluator.keep(step.step, scores, *model)
+        if self.main:
+            self.metrics.add({"step": step.step, "epoch": round(step.epoch, 4), **scores})
+            self._track({key: value for key, value in scores.items() if isinstance(value, float)}, step.step)
+
     def _preview(self, step: int) -> None:
         if not (self.main or states.is_sharded(self.network)):
             return
@@ -292,6 +309,8 @@ class Run:
             "resumed_from": self.resumed_from,
             "skipped_steps": int(self.state.skipped),
         }
+        if (best := read_best(self.folder)) is not None:
+            summary["best"] = best
         self._draw_curve()
         card = model_card(self.recipe, self.meta, summary, self.folder, self.network)
         (self.folder / "README.md").write_text(card, encoding="utf-8")

@@ -79,3 +79,16 @@ def test_smooth_is_the_running_mean() -> None:
     assert smooth([1, 2, 3, 4], 2) == [1, 1.5, 2.5, 3.5]
     assert smooth([3, 1], 1) == [3, 1]
     assert smooth([], 3) == []
+
+
+def test_kid_is_drawn_below_the_loss(tmp_path: Path) -> None:
+    rows = [{"step": i, "loss": 1 / i} for i in range(1, 20)]
+    measured = [{"step": 5 * k, "kid": 0.1 / k, "kid_std": 0.01, "fid": 3.0 / k} for k in range(1, 4)]
+    alone, both = pixels(loss_curve(rows, tmp_path / "a.png")), pixels(loss_curve(rows + measured, tmp_path / "b.png"))
+    assert both.shape[0] == 2 * alone.shape[0]
+    red = np.argwhere((abs(both - [214, 39, 40]) < 12).all(axis=2))  # the best, tab:red, stands in the lower half
+    assert red[:, 0].min() > alone.shape[0]
+    assert (
+        loss_curve([*rows, {"step": 3, "kid": None}], tmp_path / "c.png").read_bytes()
+        == (tmp_path / "a.png").read_bytes()
+    )

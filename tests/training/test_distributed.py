@@ -75,6 +75,26 @@ def test_a_resumed_run_of_two_processes_is_bit_equal(tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "resumed")
 
 
+def test_two_processes_share_an_evaluation_and_train_as_without_one(tmp_path, monkeypatch):
+    from diffkit.evaluation.classifier import SmallCNN, save_classifier
+
+    monkeypatch.setenv("DIFFKIT_CACHE", str(tmp_path / "kit"))
+    save_classifier(tmp_path / "judge.safetensors", SmallCNN(8, 3, width=4).eval(), ["a", "b", "c"])
+    more = ["training.batch_size=4"]
+    measured = [
+        "training.evaluate_every=6", "training.evaluate_images=70", "training.evaluate_steps=2",
+        f"training.evaluate_features=classifier:{tmp_path / 'judge.safetensors'}",
+    ]  # fmt: skip
+    launch(tmp_path / "plain", *more)
+    done = launch(tmp_path / "measured", *more, *measured)
+    assert_same_run(tmp_path / "plain", tmp_path / "measured")
+    found = [row for row in rows(tmp_path / "measured") if "kid" in row]
+    assert [(row["step"], row["evaluated"]) for row in found] == [(6, 70), (12, 70)]
+    best = json.loads(done.stdout.splitlines()[-1])["best"]
+    assert best["kid"] == min(row["kid"] for row in found)
+    assert (tmp_path / "measured" / "best" / "model_index.json").is_file()
+
+
 def test_another_number_of_processes_is_refused(tmp_path, tiny):
     fit(tiny(out="run"))
     done = launch(tmp_path / "run", check=False)
