@@ -74,7 +74,8 @@ class Output:
         self.sheet: list[tuple[str, Image.Image]] = []
         self.beside: dict[str, list[str]] = {}  # files beside the pictures, by kind
         self.scores: dict[int, dict[str, Any]] = {}
-        self.calls = 0
+        self.calls = 0  # of the batches that this process draws
+        self.searched = 0  # of searches, which every process does
         self._found: dict[int, Found] = {}
         self._group = {k: number for number, group in enumerate(self.table.groups) for k in group}
         self._recipes: dict[int, dict[str, Any]] = {}
@@ -88,7 +89,7 @@ class Output:
         """Take note of a search: write all its candidates on a sheet of their own."""
         self._found[cell] = found
         self.rows[cell] = [Row(seed) for seed in found.seeds]
-        self.calls += found.calls
+        self.searched += found.calls
         self.scores[cell] = found.scores
         if self.to is None:
             return
@@ -118,6 +119,12 @@ class Output:
                     animation = drawn_by.job.animate(picture, path, self.options.animate)
                     self.beside.setdefault("animations", []).append(str(animation))
 
+    def share(self) -> None:
+        """Add up what the processes of a launcher have done; all must call it."""
+        from accelerate.utils import gather_object
+
+        self.calls = sum(gather_object([self.calls]))
+
     def close(self, began: float, loaded: float, drawn: float, film: Film | None, whole: bool = True) -> Result:
         """Write the sheet and the animation of a whole run; return the numbers."""
         info, cells = self.prepared.info, list(range(len(self.table.cells)))
@@ -125,7 +132,7 @@ class Output:
         sheet = animation = None
         if whole and self.rank == 0 and self.to is not None:
             sheet, animation = self._write_sheet(self.to), self._write_animation(self.to, film)
-        scores = dict(self.scores.get(0, {}))
+        scores, calls = dict(self.scores.get(0, {})), self.calls + self.searched
         seconds = _seconds(self.model, began, loaded, drawn)
         described = [
             {
@@ -138,12 +145,12 @@ class Output:
             "images": images, "grid": sheet, "gif": animation, **self.beside,
             "model": {"id": info.id, "revision": info.revision, "family": info.family},
             "seeds": [row.seed for row in self.rows[0]], "steps": self.steps(0),
-            "timesteps": self.prepared.timesteps[0], "unet_calls": self.calls,
+            "timesteps": self.prepared.timesteps[0], "unet_calls": calls,
             "sweep": described if len(cells) > 1 else None, "psnr": scores.pop("psnr", None),
             "scores": scores or None, "seconds": seconds,
         }  # fmt: skip
         count = len(images)
-        lines = [f"{count} picture{'s' * (count > 1)}, {self.calls} UNet calls, {seconds['denoise']:.1f} s"]
+        lines = [f"{count} picture{'s' * (count > 1)}, {calls} UNet calls, {seconds['denoise']:.1f} s"]
         lines += [f"{name:<9}{value}" for name, value in (("grid", sheet), ("gif", animation)) if value]
         lines += [f"{kind:<10} {path}" for kind, paths in self.beside.items() for path in paths]
         lines += [f"{c['values'] + ': ' if c['values'] else ''}{c['steps']} steps" for c in described]

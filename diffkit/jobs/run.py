@@ -108,6 +108,8 @@ def run(
         watch.end()
     drawn_at = time.perf_counter()
     barrier()
+    if world > 1 and again.index is None:
+        output().share()
     return output().close(began, loaded, drawn_at, film, whole=again.index is None)
 
 
@@ -241,6 +243,8 @@ def processes(device: str) -> tuple[int, int, str, Any]:
         return 0, 1, device, lambda: None
     from accelerate import PartialState
 
-    state = PartialState()
+    from diffkit.models.devices import several_cpu_processes
+
+    state = PartialState(cpu=several_cpu_processes())
     place = str(state.device) if device == "auto" else device
     return state.process_index, state.num_processes, place, state.wait_for_everyone

@@ -15,6 +15,14 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # glibc's names
 _LONG = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "half": "fp16"}
 
 
+def several_cpu_processes() -> bool:
+    """Whether a launcher started several processes on a machine without an accelerator.
+
+    Accelerate then has to be told that it is to compute on the CPU; by itself it would let each process run alone.
+    """
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
+
+
 def pick_device(name: str | torch.device = "auto") -> torch.device:
     """Return the device called `name`; auto: CUDA, else Apple's MPS, else the CPU.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from diffkit.models.devices import several_cpu_processes
 from diffkit.recipes.schema import Recipe
 
 if TYPE_CHECKING:
@@ -48,14 +49,6 @@ def accelerated(recipe: Recipe, folder: Path) -> Iterator[Accelerator]:
     finally:
         if accelerator.num_processes == 1:
             AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def several_cpu_processes() -> bool:
-    """Whether a launcher started several processes on a machine without an accelerator.
-
-    Accelerate then has to be told that it is to compute on the CPU; by itself it would let each process run alone.
-    """
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
 
 
 def mixed_precision(wanted: str) -> str | None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -257,7 +258,13 @@ def test_batches_are_dealt_whole() -> None:
 @pytest.mark.slow
 def test_two_processes_write_the_same_files(run_folder: Path, tmp_path: Path) -> None:
     told = {}
-    for world, launcher in ((1, []), (2, ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m"])):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    # Without a configuration `--num_processes 2` starts a single process where there is no GPU.
+    cpu = str(Path(__file__).parents[2] / "recipes" / "accelerate" / "cpu.yaml")
+    launch = ["accelerate.commands.launch", "--config_file", cpu, "--main_process_port", port, "-m"]
+    for world, launcher in ((1, []), (2, launch)):
         out = tmp_path / str(world)
         command = [sys.executable, "-m", *launcher, "diffkit", "sample", str(run_folder), "--class", "all", "-n", "7",
                    "--batch-size", "2", "--steps", "5", "--out", str(out), "--json"]  # fmt: skip
@@ -272,3 +279,4 @@ def test_two_processes_write_the_same_files(run_folder: Path, tmp_path: Path) ->
     for name in names:
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
     assert told[1]["seeds"] == told[2]["seeds"]
+    assert told[1]["unet_calls"] == told[2]["unet_calls"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -159,10 +160,18 @@ def test_a_model_of_prompts_draws_the_captions_of_the_dataset(folders, judge: st
     assert told.scores["fid"] != found.scores["fid"]
 
 
-@pytest.mark.slow  # four processes that import everything
+def free_port() -> str:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return str(found.getsockname()[1])
+
+
+@pytest.mark.slow  # three processes that import everything
 def test_two_processes_measure_what_one_measures(judge: str, tmp_path: Path) -> None:
     told = []
-    for launcher in ((), ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m")):
+    cpu = ROOT / "recipes" / "accelerate" / "cpu.yaml"  # `--cpu --num_processes 2` alone would start one process
+    launch = ("accelerate.commands.launch", "--config_file", str(cpu), "--main_process_port", free_port(), "-m")
+    for launcher in ((), launch):
         words = ("evaluate", MODEL, "--dataset", "digits", "--features", judge, "-n", "13", "--steps", "2")
         done = subprocess.run(
             [sys.executable, "-m", *launcher, "diffkit", *words, "--batch-size", "4", "--json"],

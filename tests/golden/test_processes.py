@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,13 @@ COMMANDS = {
 @pytest.mark.parametrize("name", COMMANDS)
 def test_two_processes_equal_one(tmp_path: Path, name: str) -> None:
     told = {}
-    for world, launcher in ((1, ()), (2, ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m"))):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    # Without a configuration `--num_processes 2` starts a single process where there is no GPU.
+    cpu = str(ROOT / "recipes" / "accelerate" / "cpu.yaml")
+    launch = ("accelerate.commands.launch", "--config_file", cpu, "--main_process_port", port, "-m")
+    for world, launcher in ((1, ()), (2, launch)):
         out = tmp_path / str(world)
         done = subprocess.run(
             [sys.executable, "-m", *launcher, "diffkit", *COMMANDS[name], "--out", str(out), "--json"],
