@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,9 @@ from torch import Tensor
 import diffkit
 from diffkit.errors import UsageError
 from diffkit.evaluation import statistics
-from diffkit.evaluation.features import Features, parse_features
+from diffkit.evaluation.features import FEATURES, Features, Network, parse_features
 from diffkit.evaluation.fitting import Settings, classifier_for
-from diffkit.evaluation.metrics import measure
+from diffkit.evaluation.metrics import METRICS, measure
 from diffkit.evaluation.pictures import Pictures, holds_pictures
 from diffkit.pictures.tensors import from_tensor, to_tensor
 from diffkit.recipes.schema import DatasetSpec
@@ -222,6 +223,43 @@ def test_what_holds_pictures(tmp_path: Path) -> None:
     assert holds_pictures(str(tmp_path / "run"))
     (tmp_path / "run" / "model_index.json").write_text("{}")
     assert not holds_pictures(str(tmp_path / "run"))
+
+
+# --- rows
+
+
+def test_a_metric_or_features_need_their_row_alone(run_cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are registered here and nowhere else, and the command knows them."""
+    monkeypatch.setattr(FEATURES, "_rows", dict(FEATURES._rows))
+    monkeypatch.setattr(METRICS, "_rows", dict(METRICS._rows))
+
+    @FEATURES.register("tones")
+    @dataclass(frozen=True)
+    class Tones(Features):
+        def load(self) -> Network:
+            return Network(torch.nn.Identity(), lambda x: x.flatten(1), size=2, channels=1)
+
+    @METRICS.register("shift")
+    @dataclass(frozen=True)
+    class Shift:
+        better = "lower"
+        power: int = 1
+
+        def least(self, dimensions: int) -> int:
+            return 5
+
+        def measure(self, real: Tensor, other: Tensor) -> dict[str, float]:
+            return {"shift": float((real.mean() - other.mean()).abs() ** self.power)}
+
+    dark, light = (write(tmp_path / name, torch.full((4, 1, 8, 8), v)) for name, v in (("dark", -0.6), ("light", 0.2)))
+    asked = ("evaluate", dark, "--dataset", light, "--features", "tones", "--json")
+    told = json.loads(run_cli(*asked).stdout)
+    assert told["shift"] == pytest.approx(0.8, abs=0.01)
+    assert (told["features"]["name"], told["features"]["dimensions"]) == ("tones", 4)
+    ran = run_cli(*asked, "--metric", "shift:2")
+    assert json.loads(ran.stdout)["shift"] == pytest.approx(0.64, abs=0.01)
+    assert "fid" not in json.loads(ran.stdout)
+    assert "shift below 5" in ran.stderr
 
 
 # --- the cache, and what is refused
