@@ -44,7 +44,7 @@ def pictures(
 
 def illusions(model: Model, job: Illusion, seeds: Sequence[int]) -> Tensor:
     """Draw an illusion at the model's own size, one picture per seed: (N, C, H, W), not rounded to a file's levels."""
-    prompted = job.prompted(model, job.settings, len(seeds))
+    prompted = job.prompted(model, job.settings, seeds)
     steps = draw_steps(model_for(model, job.composition), job.composition, prompted, job.settings, generators(seeds))
     return follow(steps, range(0))
 

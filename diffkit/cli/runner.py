@@ -187,6 +187,7 @@ _FLAGS = {
     "dataset.channels": "--channels",
     "label": "--class", "classes": "--class", "weights": "--weight", "views": "--view", "prompts": "--prompt",
     "image": "IMAGE", "mask": "MASK", "n": "-n", "methods": "--method",
+    "guides": "--guide",
 }  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """A small image classifier and its file, by which pictures of class models are judged.
 
 Holds the architecture and the format, and no trained weights: a classifier is trained on real images by whoever needs
-one (`benchmarks/judge.py` does). What its answers are used for is in `scores`.
+one (`diffkit train-classifier`, `benchmarks/judge.py`). How one is asked is in `image_classifiers.py`.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _header(path: Path) -> tuple[list[str], tuple[int, int], int]:
     """(names, (channels, resolution), width), all checked: they size the network."""
     from safetensors import SafetensorError, safe_open
 
-    hint = "A classifier is a safetensors file that diffkit.evaluation.classifier.save_classifier wrote."
+    hint = "A classifier is a safetensors file that `diffkit train-classifier` wrote."
     if not path.is_file():
         raise ModelError(f"classifier {path}: no such file", hint)
     try:

@@ -7,7 +7,7 @@ Anagrams, arXiv:2311.17919; Factorized Diffusion, arXiv:2404.11615.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -39,10 +39,12 @@ class Prompted:
     Attributes:
         net: The guided network.
         conds: One per prompt, of batch size 1.
+        around: From the denoiser of the shared picture, its model and its scheduler to one that is guided by losses.
     """
 
     net: Denoiser
     conds: Sequence[Cond]
+    around: Callable[[Denoiser, Model, SchedulerMixin], Denoiser] | None = None
 
 
 def filled(info: ModelInfo, settings: Settings) -> Settings:
@@ -77,6 +79,11 @@ def model_for(model: Model, composition: Composition) -> Model:
 
 def shared_net(model: Model, composition: Composition, prompted: Prompted, scheduler: SchedulerMixin) -> Denoiser:
     """Return the denoiser of a composition: one call for all views, both halves of guidance and all pictures."""
+    shared = _shared(model, composition, prompted, scheduler)
+    return shared if prompted.around is None else prompted.around(shared, model, scheduler)
+
+
+def _shared(model: Model, composition: Composition, prompted: Prompted, scheduler: SchedulerMixin) -> Denoiser:
     net, conds, grid = prompted.net, prompted.conds, scheduler.timesteps
     if isinstance(model, Instances):
         return synced(net, conds, model, scheduler, grid)

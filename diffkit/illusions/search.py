@@ -131,7 +131,7 @@ class Task:
         counted: The loaded model.
         model: What `drawing.model_for` makes of it.
         composition: How the prompts share a picture.
-        prompted: From a number of pictures to the guided network and the conditions.
+        prompted: From the pictures' seeds to the guided network and the conditions.
         judge: From the pictures as each prompt's judge looks at them to the matrices (B, V, V) of views against
             prompts.
         tau: The temperature of the judge's similarities.
@@ -141,7 +141,7 @@ class Task:
     counted: Counted
     model: Model
     composition: Composition
-    prompted: Callable[[int], Prompted]
+    prompted: Callable[[Sequence[int]], Prompted]
     judge: Callable[[Sequence[Tensor]], Tensor]
     tau: float
     settings: Settings
@@ -240,7 +240,7 @@ def _advance(
     random = [row.random for row in rows]
     known = [row.x for row in rows if row.x is not None]
     x = torch.cat(known) if known else pure_noise(scheduler, model.noise(random))
-    watched = _Watched(shared_net(model, task.composition, task.prompted(len(rows)), scheduler))
+    watched = _Watched(shared_net(model, task.composition, task.prompted([row.seed for row in rows]), scheduler))
     silent = settings.stop_noise_after
     clean: Tensor | None = None
     for step in denoise(

@@ -55,7 +55,7 @@ class Job(BaseModel):
     name: ClassVar[str] = ""
     hub: ClassVar[str] = STABLE_DIFFUSION
     offers: ClassVar[frozenset[str]] = frozenset({"out"})
-    renamed: ClassVar[Mapping[str, str]] = {"n": "num"}
+    renamed: ClassVar[Mapping[str, str]] = {"n": "num", "guide": "guides"}
     leading: ClassVar[tuple[str, ...]] = ()
     paired: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     gaps: ClassVar[bool] = False

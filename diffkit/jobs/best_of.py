@@ -60,7 +60,7 @@ def task(job: Illusion, model: Model, scorer: Scorer) -> Task:
     counted, settings = Counted(model), job.settings
     return Task(
         counted, model_for(counted, job.composition), job.composition,
-        lambda count: job.prompted(counted, settings, count),
+        lambda seeds: job.prompted(counted, settings, seeds),
         lambda parts: score_matrix(scorer, parts, job.labels), scorer.tau, settings,
     )  # fmt: skip
 

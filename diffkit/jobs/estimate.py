@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from diffkit.jobs.output import Result
@@ -18,6 +19,7 @@ def estimate(prepared: Prepared) -> Result:
     """
     info, cells = prepared.info, prepared.table.cells
     calls = pictures = 0
+    extra: Counter[str] = Counter()
     for number, (group, stages) in enumerate(zip(prepared.table.groups, prepared.stages, strict=True)):
         job = cells[group[0]].job
         rows = sum(len(cells[k].job.rows(info)) for k in group)
@@ -25,18 +27,21 @@ def estimate(prepared: Prepared) -> Result:
         batches = batches_of(rows, size)
         calls += sum(prepared.calls(number, len(batch)) for batch in batches) + job.search_calls(info, size)
         calls += sum(stage["steps"] for stage in stages) * len(batches)
+        for name, count in job.extra_calls(info, prepared.timesteps[number]).items():
+            extra[name] += count * len(batches)
         pictures += rows
     first, visited, stages = cells[0].job, prepared.timesteps[0], prepared.stages[-1]
     parameters = count_parameters(info.network)
     facts: dict[str, Any] = {
         "model": {"id": info.id, "revision": info.revision, "family": info.family},
         "steps": len(visited), "timesteps": visited, "unet_calls": calls, "parameters": parameters,
-        "weights_mb": parameters * 4 / 1e6, **({"stages": stages} if stages else {}), **first.uncounted(),
+        "weights_mb": parameters * 4 / 1e6, **({"stages": stages} if stages else {}), **extra, **first.uncounted(),
     }  # fmt: skip
     lines = [
         f"pictures    {pictures}",
         f"steps       {len(visited)}",
         f"UNet calls  {calls}",
+        *(f"{name.replace('_', ' '):<11} {count}" for name, count in extra.items()),
         f"parameters  {parameters / 1e6:.2f} M, {facts['weights_mb']:.0f} MB in fp32",
         "timesteps   " + ", ".join(f"{t:g}" for t in visited[:100]) + (" ..." * (len(visited) > 100)),
     ]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -71,6 +72,10 @@ class Hooks:
     def search_calls(self, info: ModelInfo, batch_size: int) -> int:
         """Return how many network calls the search takes."""
         return 0
+
+    def extra_calls(self, info: ModelInfo, timesteps: Sequence[float]) -> dict[str, int]:
+        """Return what a batch takes beside its network calls, by name: passes back through networks."""
+        return {}
 
     def uncounted(self) -> dict[str, str]:
         """Return what `--dry-run` cannot count: {"uncounted": ...}."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -16,6 +16,7 @@ from diffkit.errors import UsageError
 from diffkit.jobs.base import DEEPFLOYD
 from diffkit.jobs.batch import Batch, Drawing, Drawn, Found, Row
 from diffkit.jobs.fields import opt
+from diffkit.jobs.guides import Guided, check_guides, cost_of_guides
 from diffkit.jobs.shared import Eta, Many, Steps
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ LOG = logging.getLogger("diffkit.jobs")
 VIEW_FILE = "view "  # before the name of a view's own file, among a picture's inputs
 
 
-class Illusion(Many, Steps, Eta, hub=DEEPFLOYD):
+class Illusion(Many, Steps, Eta, Guided, hub=DEEPFLOYD):
     """A picture that shows a prompt, or a class, to each of several ways of looking."""
 
     per_picture: ClassVar[frozenset[str]] = frozenset({"negative_prompt", "guidance"})
@@ -168,6 +169,8 @@ class Illusion(Many, Steps, Eta, hub=DEEPFLOYD):
         check_fit(self.composition, info)
         if any(self.labels):
             self._check_prompts(info)
+        if self.guides:
+            check_guides(self, info)
         if self.style and not info.text:
             raise UsageError(f"`style` {self.style!r}: {info.id} knows no prompts", "Leave it out.")
         self.cascade.check(self.composition, info, self.size)
@@ -198,6 +201,7 @@ class Illusion(Many, Steps, Eta, hub=DEEPFLOYD):
         single = len(self.prompts or self.classes) < len(self.composition.views)
         views = ", ".join(view.spec for view in self.composition.views)
         said = [f"one prompt: it is shown in every view ({views})"] if single else []
+        said += cost_of_guides(self, info) if self.guides else []
         return [*said, *notes(self.composition, info)]
 
     def sampling_timesteps(self, info: ModelInfo) -> list[float]:
@@ -211,8 +215,8 @@ class Illusion(Many, Steps, Eta, hub=DEEPFLOYD):
 
     # --- drawing
 
-    def prompted(self, model: Model, settings: Settings, count: int) -> Prompted:
-        """Encode the prompts for a stage, and guide its network: for `count` pictures, one condition per prompt."""
+    def prompted(self, model: Model, settings: Settings, seeds: Sequence[int]) -> Prompted:
+        """Encode the prompts for a stage, and guide its network: one picture per seed, one condition per prompt."""
         from diffkit.illusions.drawing import Prompted
         from diffkit.models.conditioning import guide_each
 
@@ -221,7 +225,8 @@ class Illusion(Many, Steps, Eta, hub=DEEPFLOYD):
             settings = replace(settings, guidance=model.info.illusion_guidance)
         if above and model.info.latent and self.mode_3 == "first":
             labels = labels[:1]
-        return Prompted(*guide_each(model, labels, settings, count))
+        around = partial(self.steered, seeds=seeds) if self.guides and not above else None
+        return Prompted(*guide_each(model, labels, settings, len(seeds)), around)
 
     def draw(self, model: Model, batch: Batch) -> Drawing:
         """Draw one batch through all stages."""
@@ -232,7 +237,7 @@ class Illusion(Many, Steps, Eta, hub=DEEPFLOYD):
         settings, shared, calls = batch.settings, self.composition, 0
 
         def prompted(stage: Model, how: Settings) -> Prompted:
-            return self.prompted(stage, how, len(batch.seeds))
+            return self.prompted(stage, how, batch.seeds)
 
         images = yield from draw_steps(
             model_for(model, shared), shared, prompted(model, settings), settings, batch.generators

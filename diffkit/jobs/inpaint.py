@@ -10,6 +10,7 @@ from diffkit.errors import UsageError
 from diffkit.jobs.base import arg
 from diffkit.jobs.batch import Batch, Drawing, Drawn
 from diffkit.jobs.fields import ImageFile
+from diffkit.jobs.guides import Guided
 from diffkit.jobs.images import Masked, mask_in_space
 from diffkit.jobs.shared import Eta, Many, OnePrompt, Steps
 
@@ -18,7 +19,14 @@ if TYPE_CHECKING:
 
 
 class Inpaint(
-    Masked, OnePrompt, Many, Steps, Eta, name="inpaint", hub="stable-diffusion-v1-5/stable-diffusion-inpainting"
+    Masked,
+    OnePrompt,
+    Many,
+    Steps,
+    Eta,
+    Guided,
+    name="inpaint",
+    hub="stable-diffusion-v1-5/stable-diffusion-inpainting",
 ):
     """Paint the white of a mask anew; what is black stays as it is, bit for bit.
 
@@ -86,6 +94,7 @@ class Inpaint(
         assert mask is not None, "an example stands in for a mask that is left out"
         net, cond = conditioned(model, batch.labels, batch.settings)
         scheduler = make_scheduler(model.scheduler, batch.settings)
+        net = self.steered(net, model, scheduler, batch.seeds)
         path = self.path(model.info, len(scheduler.timesteps))
         x = pure_noise(scheduler, model.noise(random))
         if model.info.source == "mask":  # the network sees the mask and the rest of the picture

@@ -17,6 +17,7 @@ from diffkit.errors import DataError, UsageError
 from diffkit.jobs import job_class, summaries
 from diffkit.jobs.base import Job, build
 from diffkit.jobs.fields import MEMORY
+from diffkit.jobs.guides import GUIDE_FILE
 from diffkit.jobs.illusion import VIEW_FILE
 from diffkit.jobs.options import Again, Run, Watch
 from diffkit.jobs.output import Result
@@ -164,7 +165,8 @@ def _check_inputs(recipe: dict[str, Any], values: dict[str, Any], name: str) -> 
     inputs = recipe.get("inputs")
     digests = inputs if isinstance(inputs, dict) else {}
     files = {key: Path(values[key]) for key in digests if isinstance(values.get(key), str)}
-    files |= {key: Path(key.removeprefix(VIEW_FILE)) for key in digests if key.startswith(VIEW_FILE)}
+    for prefix in (VIEW_FILE, GUIDE_FILE):
+        files |= {key: Path(key.removeprefix(prefix)) for key in digests if key.startswith(prefix)}
     for key in ("image", "image_b", "mask", "reference"):
         if isinstance(values.get(key), str) and key not in files:
             files[key] = Path(values[key])

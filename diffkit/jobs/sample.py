@@ -15,6 +15,7 @@ from diffkit.jobs.base import STABLE_DIFFUSION, arg
 from diffkit.jobs.batch import Batch, Drawing, Drawn, Row
 from diffkit.jobs.choose import DEFAULT_RUN, default_run
 from diffkit.jobs.fields import WITH_COMMAS, numbers, opt, whole_numbers
+from diffkit.jobs.guides import Guided
 from diffkit.jobs.shared import MOST_PICTURES, Batched, Eta, Steps, check_label
 from diffkit.models.classes import class_label
 from diffkit.types import Model, ModelInfo, Step
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 EXAMPLES = ("a red heart", "a handwritten three", "the letter R", "a green tree", "the blue letter K", "an orange star")
 
 
-class Sample(Batched, Steps, Eta, name="sample", hub=STABLE_DIFFUSION):
+class Sample(Batched, Steps, Eta, Guided, name="sample", hub=STABLE_DIFFUSION):
     """Draw pictures from noise: of a class (`--class all` draws one of each) or a prompt, as the model takes them.
 
     Sources: Ho et al., arXiv:2006.11239; Song et al., arXiv:2010.02502.
@@ -215,6 +216,6 @@ class Sample(Batched, Steps, Eta, name="sample", hub=STABLE_DIFFUSION):
             model.scheduler, settings
         )  # a new one: a multistep solver remembers the batch before
         yield from denoise(
-            net, pure_noise(scheduler, noise), scheduler, cond, generators=random, eta=settings.eta,
-            stop_noise_after=settings.stop_noise_after,
+            self.steered(net, model, scheduler, batch.seeds), pure_noise(scheduler, noise), scheduler, cond,
+            generators=random, eta=settings.eta, stop_noise_after=settings.stop_noise_after,
         )  # fmt: skip

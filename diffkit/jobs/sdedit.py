@@ -11,6 +11,7 @@ from diffkit.engine.sampler_names import canonical
 from diffkit.jobs.base import STABLE_DIFFUSION
 from diffkit.jobs.batch import Batch, Drawing, Drawn
 from diffkit.jobs.fields import ImageFile
+from diffkit.jobs.guides import Guided
 from diffkit.jobs.images import Masked, mask_in_space
 from diffkit.jobs.shared import Eta, Many, OnePrompt, Steps
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from diffkit.types import Model, ModelInfo
 
 
-class SDEdit(Masked, OnePrompt, Many, Steps, Eta, name="sdedit", hub=STABLE_DIFFUSION):
+class SDEdit(Masked, OnePrompt, Many, Steps, Eta, Guided, name="sdedit", hub=STABLE_DIFFUSION):
     """Draw an image anew: noise it up to a strength and denoise it, by class, by prompt or freely.
 
     Source: Meng et al., arXiv:2108.01073.
@@ -81,6 +82,7 @@ class SDEdit(Masked, OnePrompt, Many, Steps, Eta, name="sdedit", hub=STABLE_DIFF
         random, image, mask = batch.generators, self.tensor(model), self.mask_tensor(model)
         net, cond = conditioned(model, batch.labels, batch.settings)
         scheduler, _ = self.make_scheduler(model.info)
+        net = self.steered(net, model, scheduler, batch.seeds)
         x0 = model.codec.encode(image).expand(len(batch.seeds), -1, -1, -1)
         x, start, _ = sdedit_start(scheduler, x0, model.noise(random), self.strength)
         hold = None if mask is None else keep_known(scheduler, x0, mask_in_space(model, mask, x0), random)

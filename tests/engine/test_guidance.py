@@ -263,7 +263,7 @@ def test_the_gradient_of_a_gaussian_is_the_formula_s(kind: str, t: Tensor) -> No
     def net(x: Tensor, t: Tensor, cond: Cond) -> Prediction:
         return Prediction(out_of(clean(x), x, t, base))
 
-    guided = gradient(net, lambda x0: (x0 - wanted).square().flatten(1).sum(1) / 2, scale, base)
+    guided = gradient(net, lambda x0, t: (x0 - wanted).square().flatten(1).sum(1) / 2, scale, base)
     expected = clean(X) - scale * noise**2 / signal * slope * (clean(X) - wanted)
     got = guided(X, t, Cond()).out
     assert not got.requires_grad
@@ -280,7 +280,7 @@ def test_a_gradient_pulls_the_sample_to_the_wish() -> None:
         def net(x: Tensor, t: Tensor, cond: Cond, scheduler=scheduler) -> Prediction:
             return Prediction(network_level(scheduler, t)[1] * x)
 
-        guided = gradient(net, lambda x0: (x0 - 2).square().flatten(1).sum(1) / 2, scale, scheduler)
+        guided = gradient(net, lambda x0, t: (x0 - 2).square().flatten(1).sum(1) / 2, scale, scheduler)
         x = torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
         for step in denoise(guided, x, scheduler, steps=50):
             x = step.x
@@ -294,9 +294,9 @@ def test_without_the_network_s_derivative_only_the_formula_s_counts() -> None:
     t = torch.tensor(300)
     signal, noise = network_level(base, t)
     net = lambda x, t, c: Prediction(0.5 * x)  # noqa: E731
-    got = gradient(net, lambda x0: x0.flatten(1).sum(1), 1.0, base, through=False)(X, t, Cond())
+    got = gradient(net, lambda x0, t: x0.flatten(1).sum(1), 1.0, base, through=False)(X, t, Cond())
     torch.testing.assert_close(got.out, 0.5 * X + noise / signal)
-    whole = gradient(net, lambda x0: x0.flatten(1).sum(1), 1.0, base)(X, t, Cond())
+    whole = gradient(net, lambda x0, t: x0.flatten(1).sum(1), 1.0, base)(X, t, Cond())
     torch.testing.assert_close(whole.out, 0.5 * X + noise * (1 - 0.5 * noise) / signal)
 
 

@@ -145,7 +145,7 @@ def test_files_that_are_no_classifier(classifier: Path, change: dict[str, str], 
 def test_no_file_and_no_safetensors(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such file") as caught:
         parse_scorer(f"classifier:{tmp_path / 'none.safetensors'}")
-    assert "save_classifier" in caught.value.hint
+    assert "train-classifier" in caught.value.hint
     (tmp_path / "junk.safetensors").write_bytes(b"junk")
     with pytest.raises(ModelError, match="no safetensors file"):
         parse_scorer(f"classifier:{tmp_path / 'junk.safetensors'}")

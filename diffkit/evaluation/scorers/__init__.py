@@ -5,9 +5,11 @@ One file per scorer; `base.py` holds their registry. Nothing here draws a pictur
 
 from __future__ import annotations
 
+from diffkit.evaluation.clip import CLIP_ID
+from diffkit.evaluation.image_classifiers import CLASSIFIER_FILE
 from diffkit.evaluation.scorers.base import CHUNK, SCORERS, parse_scorer
-from diffkit.evaluation.scorers.classifier import CLASSIFIER_FILE, ClassifierScorer
-from diffkit.evaluation.scorers.clip import CLIP_ID, ClipScorer
+from diffkit.evaluation.scorers.classifier import ClassifierScorer
+from diffkit.evaluation.scorers.clip import ClipScorer
 from diffkit.evaluation.scorers.diffusion import DiffusionScorer, check_judge
 
 __all__ = [

@@ -5,23 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffkit.errors import ModelError
+from diffkit.evaluation.clip import CLIP_ID, Clip, load_clip, open_clip
 from diffkit.evaluation.scorers.base import CHUNK, SCORERS
-from diffkit.models.hub import open_repo
-from diffkit.models.weights import load_component, quiet_libraries
 from diffkit.pictures.tensors import in_channels
 
 if TYPE_CHECKING:
     from diffkit.models.repo import Repo
-
-CLIP_ID = "openai/clip-vit-large-patch14"  # has safetensors; the smaller ones of its family have none
-_MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 @SCORERS.register("clip")
@@ -44,57 +39,28 @@ class ClipScorer:
         Raises:
             ModelError: It is not there, or is no CLIP.
         """
-        kind = (self._repo.json("config.json") or {}).get("model_type")
-        if kind != "clip":
-            raise ModelError(
-                f"scorer clip: {self._repo.id} is a {kind or 'model of no named type'}, not CLIP",
-                f"Give a CLIP model, such as clip:{CLIP_ID}.",
-            )
+        _ = self._repo
 
     @cached_property
     def _repo(self) -> Repo:
-        return open_repo(self.source or CLIP_ID)
+        return open_clip(self.source or CLIP_ID, "scorer clip")
 
     @cached_property
-    def _parts(self) -> tuple[Any, Any, tuple[Tensor, Tensor]]:
-        """The model, its tokenizer, and mean and deviation of the pixels it was trained on."""
-        from transformers import CLIPModel
-
-        repo = self._repo
-        tokenizer = _clip_tokenizer(repo)
-        model = load_component(repo, CLIPModel).to(self.device)
-        config = repo.json("preprocessor_config.json") or {}
-        mean, std = (
-            torch.tensor(config.get(key, usual), device=self.device).reshape(1, 3, 1, 1)
-            for key, usual in (("image_mean", _MEAN), ("image_std", _STD))
-        )
-        return model, tokenizer, (mean, std)
+    def _clip(self) -> Clip:
+        return load_clip(self._repo, self.device)
 
     @property
     def tau(self) -> float:
         """The temperature that the model learned; 0.01 for the published ones."""
-        return float((-self._parts[0].logit_scale.detach()).exp())
+        return self._clip.tau
 
     @torch.no_grad()
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Cosine similarities (N, P)."""
-        model, tokenizer, (mean, std) = self._parts
-        longest = model.config.text_config.max_position_embeddings
-        tokens = tokenizer(list(prompts), padding=True, truncation=True, max_length=longest, return_tensors="pt")
-        tokens = tokens.to(self.device)
-        text = _embedding(model.get_text_features(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask))
-        size = model.config.vision_config.image_size
-        rows = []
-        for part in images.split(CHUNK):
-            pixels = (_square_cut(part.to(self.device), size) - mean) / std
-            rows.append(_embedding(model.get_image_features(pixel_values=pixels)) @ text.T)
+        clip = self._clip
+        text = clip.texts(prompts)
+        rows = [clip.images(_square_cut(part.to(self.device), clip.size)) @ text.T for part in images.split(CHUNK)]
         return torch.cat(rows).float().cpu()
-
-
-def _embedding(out: Any) -> Tensor:
-    # transformers 5 wraps what 4 returned as it was.
-    found: Tensor = out if isinstance(out, Tensor) else out.pooler_output
-    return found / found.norm(dim=-1, keepdim=True)
 
 
 def _square_cut(images: Tensor, size: int) -> Tensor:
@@ -105,19 +71,3 @@ def _square_cut(images: Tensor, size: int) -> Tensor:
     images = F.interpolate(images, sides, mode="bicubic", antialias=True).clamp(0, 1)
     top, left = (sides[0] - size) // 2, (sides[1] - size) // 2
     return images[..., top : top + size, left : left + size]
-
-
-def _clip_tokenizer(repo: Repo) -> Any:
-    names = [f for f in repo.files() if "/" not in f and f.endswith((".json", ".txt"))]
-    if "tokenizer.json" not in names and not {"vocab.json", "merges.txt"} <= set(names):
-        raise repo.missing("tokenizer vocabulary (vocab.json+merges.txt or tokenizer.json)")
-    for name in names:
-        repo.file(name)
-    from transformers import CLIPTokenizer
-
-    with quiet_libraries():
-        try:
-            return CLIPTokenizer.from_pretrained(str(repo.root), local_files_only=True)
-        except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ModelError(f"{repo.id}: the tokenizer cannot be loaded: {reason}", repo.fetch_hint()) from error
