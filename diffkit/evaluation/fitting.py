@@ -1,7 +1,7 @@
-"""A classifier that is trained on a dataset for its features alone: offline, the same on every run, kept in the cache.
+"""A classifier that is trained on a dataset: for its features alone, kept in the cache, or as a file of the user's own.
 
-It is small and learns for a minute on a CPU at most: its features have to tell one picture from another, and its
-answers are not asked for.
+Offline, the same on every run, and small: it learns for a minute on a CPU at most. Features have to tell one picture
+from another; as a guide or a scorer it is asked for its answers, too, and learns longer.
 """
 
 from __future__ import annotations
@@ -9,13 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diffkit.errors import UsageError
 from diffkit.evaluation.classifier import SmallCNN, load_classifier, save_classifier
 from diffkit.evaluation.pictures import Pictures
 from diffkit.models.text import cache_folder
@@ -36,7 +39,13 @@ class Settings:
     width: int = 16
     largest: int = 32  # pixels; larger pictures are scaled down
     shift: int = 1  # of 16 pixels, in each direction
+    noisy: bool = False  # half of what is learned from is spoilt by noise, of a deviation up to half of the range
+    seed: int = 0
     version: int = 1
+
+
+# As a guide and a scorer: wider, longer, and at the pictures' own size.
+OWN = Settings(pictures=100_000, updates=600, width=32, largest=1024)
 
 
 def classifier_for(pictures: Pictures, settings: Settings | None = None) -> Path:
@@ -59,12 +68,48 @@ def classifier_for(pictures: Pictures, settings: Settings | None = None) -> Path
         "features classifier: %d updates on %s, %.1f %% right of those held out; kept as %s",
         settings.updates, pictures.spec.name, 100 * accuracy, path,
     )  # fmt: skip
+    _write(path, network, names, {"accuracy": accuracy, "dataset": told})
+    return path
+
+
+def train_classifier(pictures: Pictures, path: Path, settings: Settings = OWN) -> dict[str, Any]:
+    """Train a classifier on a dataset and write its file, for `classifier:FILE`.
+
+    Args:
+        pictures: The dataset, at the size at which the classifier is to look at pictures.
+        path: The file, one of safetensors.
+        settings: How.
+
+    Returns:
+        What the file's header says of it, too: the dataset and the hash of its pictures, classes, size, the accuracy on
+        pictures held out, and how it was trained.
+
+    Raises:
+        UsageError: The dataset has no classes.
+        DataError: A picture cannot be read.
+    """
+    names = pictures.dataset.class_names
+    if not names or len(names) < 2:
+        raise UsageError(f"dataset {pictures.spec.name} has no classes to learn", "Give one that has classes.")
+    images, labels = pictures.labelled(settings.pictures)
+    network, accuracy = fit(images, labels, len(names), settings)
+    facts = {
+        "dataset": pictures.spec.name, "split": pictures.spec.split, "data": pictures.identity, "classes": len(names),
+        "channels": network.shape[0], "resolution": network.shape[1], "accuracy": accuracy,
+        "held_out": _held(len(images), settings), "noisy": settings.noisy, "updates": settings.updates,
+        "seed": settings.seed,
+    }  # fmt: skip
+    _write(path, network, names, facts)
+    return facts
+
+
+def _write(path: Path, network: SmallCNN, names: Sequence[str], facts: dict[str, Any]) -> None:
+    """Write a classifier's file; it is whole, or it is not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    save_classifier(temporary, network, names, {"facts": json.dumps({"accuracy": accuracy, "dataset": told})})
+    temporary = path.with_name(path.name + ".part")
+    save_classifier(temporary, network, names, {"facts": json.dumps(facts)})
     write_whole(path, temporary.read_bytes())
     temporary.unlink()
-    return path
 
 
 def side(resolution: int, settings: Settings) -> int:
@@ -90,16 +135,19 @@ def fit(images: Tensor, labels: Tensor, classes: int, settings: Settings) -> tup
             F.interpolate(part, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
             for part in images.split(256)
         ])  # fmt: skip
-    held = max(1, round(settings.held_out * len(images)))
-    generator = torch.Generator().manual_seed(0)
+    held = _held(len(images), settings)
+    generator = torch.Generator().manual_seed(settings.seed)
     with torch.random.fork_rng(devices=[]):  # initial weights and dropout
-        torch.default_generator.manual_seed(0)
+        torch.default_generator.manual_seed(settings.seed)
         network = SmallCNN(size, classes, channels=images.shape[1], width=settings.width).train()
         optimizer = torch.optim.AdamW(network.parameters(), lr=settings.lr)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=settings.updates)
         for _ in range(settings.updates):
             rows = torch.randint(held, len(images), (settings.batch_size,), generator=generator)
-            loss = F.cross_entropy(network(_moved(images[rows], settings, generator)), labels[rows])
+            seen = _moved(images[rows], settings, generator)
+            if settings.noisy:
+                seen = _spoilt(seen, generator)
+            loss = F.cross_entropy(network(seen), labels[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -108,6 +156,17 @@ def fit(images: Tensor, labels: Tensor, classes: int, settings: Settings) -> tup
     with torch.no_grad():
         said = torch.cat([network(part).argmax(1) for part in images[:held].split(256)])
     return network, float((said == labels[:held]).float().mean())
+
+
+def _held(count: int, settings: Settings) -> int:
+    return max(1, round(settings.held_out * count))
+
+
+def _spoilt(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Add noise to the second half of a batch, to each picture as much as a draw says: guides see unfinished ones."""
+    first, second = images.chunk(2)
+    amount = torch.rand(len(second), 1, 1, 1, generator=generator)
+    return torch.cat([first, second + amount * torch.randn(second.shape, generator=generator)])
 
 
 def _moved(images: Tensor, settings: Settings, generator: torch.Generator) -> Tensor:
