@@ -99,6 +99,8 @@ class Color(Loss):
     def __post_init__(self) -> None:
         if not self.color:
             raise UsageError("guide color: no colour", "Give color:red, or color:#rrggbb.")
+        if not 0 <= self.soft <= 2:
+            raise UsageError(f"guide color: soft {self.soft:g} is not in 0..2", "0 is the plain absolute error.")
         self.rgb  # noqa: B018  (refuses what is no colour)
         _check_side(self)
 
