@@ -170,6 +170,15 @@ class Loader:
         parts = [share[k : k + self.batch_size] for k in range(0, len(share), self.batch_size)]
         yield from self._batches(Plan(ids, np.full(len(ids), 0.5), None) for ids in parts)
 
+    def first(self, count: int) -> Iterator[Batch]:
+        """Yield the first `count` training images once, or all there are, without augmentation; every process all.
+
+        A stream has none.
+        """
+        chosen = self._train[:count]
+        parts = [chosen[k : k + self.batch_size] for k in range(0, len(chosen), self.batch_size)]
+        yield from self._batches(Plan(ids, np.full(len(ids), 0.5), None) for ids in parts)
+
     def _batches(self, plans: Iterator[Plan]) -> Iterator[Batch]:
         if self._store is not None:
             for plan in plans:

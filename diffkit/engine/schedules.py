@@ -21,7 +21,8 @@ from diffkit.registry import Registry
 
 LOG = logging.getLogger("diffkit.engine.schedules")
 
-PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow", "one_step", "linear_mix")
+PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow", "one_step", "pure_noise", "linear_mix")
+_ONE_STEP = ("one_step", "pure_noise")
 
 # Nichol & Dhariwal cap beta here. At beta = 1 a single step would wipe out all signal, and the way back from it, which
 # divides by sqrt(1 - beta), would not exist.
@@ -176,9 +177,9 @@ def make_noise_scheduler(noise: NoiseSpec) -> DDPMScheduler | FlowMatchEulerDisc
     """Make the scheduler that a model is trained with and saved with.
 
     `flow` and `linear_mix` lie on the straight line between image and noise, so they get flow matching's scheduler with
-    T levels, and `schedule` plays no part. `one_step` has no chain; it gets a DDPM scheduler that predicts x0, for the
-    sake of the file layout. Sampling grids are "trailing", so that every number of steps starts at pure noise
-    (Lin et al., arXiv:2305.08891, table 2).
+    T levels, and `schedule` plays no part. `one_step` and `pure_noise` have no chain; they get a DDPM scheduler that
+    predicts x0, for the sake of the file layout. Sampling grids are "trailing", so that every number of steps starts at
+    pure noise (Lin et al., arXiv:2305.08891, table 2).
 
     Raises:
         UsageError: Unknown prediction or schedule, arguments out of range; zero terminal SNR with prediction epsilon.
@@ -195,7 +196,7 @@ def make_noise_scheduler(noise: NoiseSpec) -> DDPMScheduler | FlowMatchEulerDisc
         )
     scheduler = DDPMScheduler(
         num_train_timesteps=noise.timesteps,
-        prediction_type="sample" if noise.prediction == "one_step" else noise.prediction,
+        prediction_type="sample" if noise.prediction in _ONE_STEP else noise.prediction,
         clip_sample=noise.clip_sample,
         variance_type="learned_range" if noise.variance == "learned" else "fixed_small",
         rescale_betas_zero_snr=noise.zero_terminal_snr,
@@ -205,7 +206,7 @@ def make_noise_scheduler(noise: NoiseSpec) -> DDPMScheduler | FlowMatchEulerDisc
     # Training never shows the network more noise than at T, sampling starts from nothing but noise. What is left of the
     # image at T, above all its mean brightness, is then missing (Lin et al., arXiv:2305.08891, section 3.1).
     left = float(scheduler.alphas_cumprod[-1]) ** 0.5
-    if left > 0.15 and noise.prediction != "one_step":
+    if left > 0.15 and noise.prediction not in _ONE_STEP:
         LOG.info(
             "noise schedule %s keeps %.0f %% of the image's amplitude at its last level, T = %d; samples start from "
             "pure noise and may be off in brightness (a larger beta_end, or noise.zero_terminal_snr, closes the gap)",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffkit.errors import ModelError
 from diffkit.models.hub import open_repo
+from diffkit.models.kinds import KINDS
 from diffkit.models.options import LoadOptions
 from diffkit.models.repo import Repo
 
@@ -22,7 +23,7 @@ __all__ = ["FAMILIES", "LoadOptions", "Repo", "info", "load", "load_opened", "op
 
 # The family's module, and the pipeline classes (or, of a bare network, the model class) that it loads.
 FAMILIES = {
-    "ddpm": ("DDPMPipeline", "DDIMPipeline", "PNDMPipeline", "UNet2DModel", "UNetUnconditionalModel"),
+    "ddpm": ("DDPMPipeline", "DDIMPipeline", "PNDMPipeline", *KINDS, "UNetUnconditionalModel"),
     "stable_diffusion": (
         "StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline",
         "StableDiffusionInpaintPipelineLegacy", "StableDiffusionUpscalePipeline",

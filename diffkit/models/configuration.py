@@ -7,7 +7,8 @@ any weights are read. Which fields a family has, and what they mean, is the fami
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import diffusers
@@ -26,7 +27,9 @@ LOG = logging.getLogger("diffkit.models")
 
 _PREDICTIONS = ("epsilon", "sample", "v_prediction")
 # What diffkit calls its objectives -> whether such a model's scheduler is a flow's, and what it then predicts.
-_OBJECTIVES = {"flow": (True, ""), "linear_mix": (True, ""), "one_step": (False, "sample")}
+_OBJECTIVES = {
+    "flow": (True, ""), "linear_mix": (True, ""), "one_step": (False, "sample"), "pure_noise": (False, "sample"),
+}  # fmt: skip
 
 
 def read_record(repo: Repo) -> tuple[dict[str, Any], RunMeta | None]:
@@ -44,20 +47,23 @@ def read_record(repo: Repo) -> tuple[dict[str, Any], RunMeta | None]:
         raise ModelError(f"{repo.id}: {error.message}", "Put the file right.") from None
 
 
-def read_network(repo: Repo, name: str, *kinds: str) -> Network:
+def read_network(repo: Repo, name: str, *kinds: str, others: Collection[str] = ()) -> Network:
     """Return a repository's network: its folder (or the root of a flat one) and its configuration.
 
     Args:
         repo: The repository.
         name: The folder where pipelines have it: unet, transformer.
         kinds: Its class in diffusers, and what older files call it.
+        others: Further classes that the family has.
 
     Raises:
         ModelError: There is no configuration, or it is that of another network.
     """
     folder = repo.part(name)
     network = Network(folder, kinds[0], load_config(repo, folder, "config.json"))
-    if (found := network.config.get("_class_name", kinds[0])) not in kinds:
+    if (found := network.config.get("_class_name", kinds[0])) in others:
+        return replace(network, kind=found)
+    if found not in kinds:
         raise ModelError(
             f"{field_of(repo, network)}: _class_name is {found!r}; a {repo.pipeline} has a {kinds[0]} there",
             "Check model_index.json and the folders it names.",

@@ -1,4 +1,4 @@
-"""Pixel diffusion: UNet2DModel networks, unconditional or class-conditional; diffkit's own runs and others' pipelines.
+"""Pixel diffusion: UNet2DModel and the networks of `kinds.py`, with classes or without; our runs, others' pipelines.
 
 The denoiser that sampling uses, and how it is loaded; `network.py` holds the network itself. Source: Ho et al.,
 arXiv:2006.11239.
@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffkit.engine.samplers import is_flow
@@ -33,9 +32,11 @@ from diffkit.models.configuration import (
     whole_numbers,
     wrong,
 )
+from diffkit.models.kinds import KINDS, halvings, network_class
 from diffkit.models.meta import FILE, RunMeta
 from diffkit.models.network import CLASS_FILE, DDPMNetwork, read_class_table
 from diffkit.models.options import LoadOptions
+from diffkit.models.pixels import PixelCodec as PixelCodec
 from diffkit.models.repo import Repo
 from diffkit.models.weights import load_component
 from diffkit.types import Cond, ModelInfo, Network, Prediction
@@ -50,35 +51,7 @@ LOG = logging.getLogger("diffkit.models")
 TEXT_ENCODER = ""
 # With more guidance a small model's lines begin to ring; two prompts in one picture need more to be told apart.
 GUIDANCE, ILLUSION_GUIDANCE = 2.0, 4.0
-
-
-class PixelCodec:
-    """The identity between images and the network's space, but for the padding to a size that the network can halve.
-
-    The image sits in the middle, and its edges are repeated outwards.
-
-    Args:
-        resolution: (height, width) of the images, or one number for squares.
-        size: The same of the network's samples.
-    """
-
-    def __init__(self, resolution: int | tuple[int, int], size: int | tuple[int, int]) -> None:
-        self.resolution = (resolution, resolution) if isinstance(resolution, int) else resolution
-        self.size = (size, size) if isinstance(size, int) else size
-        self.before = tuple((s - r) // 2 for r, s in zip(self.resolution, self.size, strict=True))
-
-    def encode(self, images: Tensor) -> Tensor:
-        """(B, C, *resolution) -> (B, C, *size)."""
-        if self.size == self.resolution:
-            return images
-        top, left = self.before
-        bottom, right = (s - r - b for r, s, b in zip(self.resolution, self.size, self.before, strict=True))
-        return F.pad(images, (left, right, top, bottom), mode="replicate")
-
-    def decode(self, x0: Tensor) -> Tensor:
-        """(B, C, *size) -> (B, C, *resolution)."""
-        rows, columns = (slice(b, b + r) for b, r in zip(self.before, self.resolution, strict=True))
-        return x0[..., rows, columns]
+ONE_STEP = ("one_step", "pure_noise")  # objectives of networks that answer in one call
 
 
 class DDPM(BaseModel):
@@ -118,8 +91,8 @@ class DDPM(BaseModel):
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._called: Callable[..., Tensor] = torch.compile(network) if compile else network
         self.info = info or _info_of(network, scheduler, meta)
-        self._prediction = meta.prediction
-        self.codec = PixelCodec(self.info.size, self.info.sample[1:])
+        self.meta = meta
+        self.codec = PixelCodec(self.info.size, self.info.sample[1:], meta.mean, meta.std)
 
     def encode(self, prompts: Sequence[str | None]) -> Cond:
         """Turn class names or numbers into a condition; None or "" is the null class.
@@ -148,14 +121,21 @@ class DDPM(BaseModel):
             )
         return self.encode([None] * batch)
 
+    def noise(self, generators: Sequence[torch.Generator]) -> Tensor:
+        """As every model, or uniform in [0, 1] where it was trained with such noise."""
+        if self.meta.noise != "uniform":
+            return super().noise(generators)
+        drawn = [torch.rand(1, *self.info.sample, generator=g, device=g.device) for g in generators]
+        return torch.cat(drawn).to(self.device)
+
     def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Prediction:
         """Predict; `linear_mix` networks, which predict x0 from the picture alone, are turned into a velocity."""
         labels = cond.tensors.get("class_labels")
         # Asynchronously: a plain .to() would wait for the GPU once per step.
         t = t.to(self.device, non_blocking=True)
-        blind = self._prediction in ("linear_mix", "one_step")
+        blind = self.meta.prediction in ("linear_mix", *ONE_STEP)
         out = self._called(x.to(self.dtype), torch.zeros_like(t) if blind else t, labels)
-        if self._prediction == "linear_mix":
+        if self.meta.prediction == "linear_mix":
             # x_a = (1 - a) x0 + a noise, so noise - x0 = (x_a - x0) / a; a = t / T > 0 on every sampling grid.
             amount = (t / self.scheduler.config.num_train_timesteps).reshape(-1, 1, 1, 1)
             return Prediction((x - out.float()) / amount)
@@ -168,13 +148,15 @@ def info(repo: Repo) -> ModelInfo:
     Raises:
         ModelError: A field is missing, unknown or contradicts another one; the message names it.
     """
-    network = read_network(repo, "unet", "UNet2DModel", "UNetUnconditionalModel")
+    network = read_network(repo, "unet", "UNet2DModel", "UNetUnconditionalModel", others=KINDS)
     where, (record, meta), scheduler = field_of(repo, network), read_record(repo), load_scheduler(repo)
     config = network.config
     check_unused(config, where, {"class_embed_type": ()})  # classes by number, num_class_embeds, are known
     for key in ("in_channels", "out_channels"):
         whole_number(config, key, where)
-    size, unit = read_size(config, where), 2 ** (len(whole_numbers(config, "block_out_channels", where)) - 1)
+    if KINDS[network.kind].halvings is None:
+        whole_numbers(config, "block_out_channels", where)
+    size, unit = read_size(config, where), 2 ** halvings(network.kind, config)
     check_multiple(size, unit, where, f"it halves its samples {unit.bit_length() - 1} times")
     if meta is not None and meta.conditioning not in ("none", "embedding", "concat"):
         raise wrong(f"{repo.id}: {FILE}", "conditioning", meta.conditioning, "none, embedding or concat")
@@ -213,8 +195,6 @@ def load(repo: Repo, info: ModelInfo, options: LoadOptions) -> DDPM:
     Raises:
         ModelError: Missing or broken files, or raw weights that are not there.
     """
-    from diffusers import UNet2DModel
-
     part = "unet_raw" if options.raw else info.network.folder
     if options.raw and not repo.has("unet_raw/config.json"):
         raise ModelError(f"{repo.id} holds no raw weights (unet_raw/)", "Leave `raw` out.")
@@ -224,11 +204,12 @@ def load(repo: Repo, info: ModelInfo, options: LoadOptions) -> DDPM:
     table = _class_table(repo, part, info) if meta.conditioning == "concat" else None
     dtype = options.dtype or torch.float32  # a pixel model is small, and its pictures should not change
     unet = load_component(
-        repo, UNet2DModel, part, variant=options.variant, dtype=dtype, allow_pickle=options.allow_pickle
-    )
+        repo, network_class(info.network.kind), part, variant=options.variant, dtype=dtype,
+        allow_pickle=options.allow_pickle,
+    )  # fmt: skip
     # The weights are still the mapped file, which a training run may replace under us.
-    for parameter in unet.parameters():
-        parameter.data = parameter.data.clone()
+    for tensor in (*unet.parameters(), *unet.buffers()):
+        tensor.data = tensor.data.clone()
     kind = meta.conditioning if info.classes else "none"
     network = DDPMNetwork(unet, None if table is None else table.to(dtype), kind, len(info.classes))
     return DDPM(network, info.scheduler, meta, info, device=options.device, dtype=dtype, compile=options.compile)
@@ -275,7 +256,7 @@ def _describe(
         network=network, scheduler=scheduler, conditioning="class" if classes else "none",
         classes=tuple(meta.class_names or [str(k) for k in range(classes)]) if classes else (), null=null,
         guidance=GUIDANCE if null else 1.0, illusion_guidance=ILLUSION_GUIDANCE if null else 1.0,
-        one_step=meta.prediction == "one_step", record=record or {},
+        one_step=meta.prediction in ONE_STEP, record=record or {},
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from diffkit.errors import UsageError
+from diffkit.models.kinds import network_class
 from diffkit.types import Network
 
 LOG = logging.getLogger("diffkit.models")
@@ -111,8 +112,6 @@ def place(module: nn.Module, device: torch.device, plan: MemoryPlan) -> nn.Modul
 
 def count_parameters(network: Network) -> int:
     """Count the parameters of a network from its configuration, without making them."""
-    import diffusers
-
     with torch.device("meta"):
-        module = getattr(diffusers, network.kind).from_config(dict(network.config))
+        module = network_class(network.kind).from_config(dict(network.config))
     return sum(p.numel() for p in module.parameters())

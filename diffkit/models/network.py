@@ -1,4 +1,4 @@
-"""The network that training optimizes: a UNet2DModel with its classes, and its files in the diffusers layout.
+"""The network that training optimizes: a UNet2DModel, or a course's, with its classes; its files as diffusers' are.
 
 Class conditioning is added to the time embedding, or laid over the image as further channels; the null class, for
 guidance, is one row more (Ho & Salimans, arXiv:2207.12598). How the network's output is read is the family's business.
@@ -10,7 +10,7 @@ import copy
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
 import torch
 from diffusers import UNet2DModel
@@ -18,8 +18,10 @@ from torch import Tensor, nn
 
 from diffkit.errors import ModelError, UsageError
 from diffkit.models import meta as meta_file
+from diffkit.models.course_networks import BasicUNet, CS180UNet
+from diffkit.models.kinds import KINDS, halvings, network_class
 from diffkit.models.meta import RunMeta
-from diffkit.models.presets import padded_size, unet_arguments
+from diffkit.models.presets import padded_size, preset_kind, unet_arguments
 from diffkit.models.repo import Repo
 from diffkit.recipes.schema import ModelSpec
 
@@ -32,11 +34,13 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("diffkit.models")
 
+PixelUNet: TypeAlias = UNet2DModel | CS180UNet | BasicUNet
+
 CLASS_FILE = "class_embedding.safetensors"
 
 
 class DDPMNetwork(nn.Module):
-    """A UNet2DModel and its way of taking class labels.
+    """A UNet and its way of taking class labels.
 
     Args:
         unet: The network; with conditioning "embedding" it was built with `num_class_embeds`.
@@ -47,7 +51,7 @@ class DDPMNetwork(nn.Module):
 
     def __init__(
         self,
-        unet: UNet2DModel,
+        unet: PixelUNet,
         class_embedding: nn.Embedding | None = None,
         conditioning: str = "none",
         num_classes: int = 0,
@@ -96,7 +100,12 @@ class DDPMNetwork(nn.Module):
 
 
 def build_network(
-    spec: ModelSpec, *, shape: tuple[int, int, int], num_classes: int = 0, learned_variance: bool = False
+    spec: ModelSpec,
+    *,
+    shape: tuple[int, int, int],
+    num_classes: int = 0,
+    learned_variance: bool = False,
+    timesteps: int = 1000,
 ) -> DDPMNetwork:
     """Make a network with random weights from a preset.
 
@@ -108,6 +117,7 @@ def build_network(
         shape: (C, H, W) of the images, H == W.
         num_classes: Classes of the dataset; ignored when `spec.class_conditioning` is none.
         learned_variance: Whether the network predicts a variance as well, by as many output channels again.
+        timesteps: T, for networks that are told the time as a part of it.
 
     Raises:
         UsageError: Unknown preset or override, arguments that do not fit together, or conditioning without classes.
@@ -121,20 +131,24 @@ def build_network(
             f"model.class_conditioning is {kind!r}, but the dataset has no classes",
             "Set dataset.class_column, or model.class_conditioning to none.",
         )
-    arguments = unet_arguments(spec.preset, spec.overrides)
-    size = padded_size(arguments, height)
+    network_kind, arguments = preset_kind(spec.preset), unet_arguments(spec.preset, spec.overrides)
+    size = padded_size(arguments, height, network_kind)
     if size != height:
         LOG.info("%s halves the image %d times: %d px images are padded to %d px, and cropped back in the pictures",
-                 spec.preset, len(arguments["block_out_channels"]) - 1, height, size)  # fmt: skip
+                 spec.preset, halvings(network_kind, arguments), height, size)  # fmt: skip
     extra = spec.class_embed_dim if kind == "concat" else 0
+    out = 2 * channels if learned_variance else channels
+    given = {"sample_size": size, "in_channels": channels + extra, "out_channels": out}
+    if network_kind == "CS180UNet":
+        given["timesteps"] = timesteps
+    if kind == "embedding":
+        if not KINDS[network_kind].classes:
+            raise UsageError(
+                f"model.preset {spec.preset} takes no class embedding", "Set model.class_conditioning to concat."
+            )
+        given["num_class_embeds"] = num_classes + 1
     try:
-        unet = UNet2DModel(
-            sample_size=size,
-            in_channels=channels + extra,
-            out_channels=2 * channels if learned_variance else channels,
-            num_class_embeds=num_classes + 1 if kind == "embedding" else None,
-            **arguments,
-        )
+        unet = network_class(network_kind)(**given, **arguments)
     except (ValueError, TypeError, ZeroDivisionError, IndexError) as error:
         raise UsageError(f"model.preset {spec.preset} with model.overrides {spec.overrides}: {error}") from None
     table = nn.Embedding(num_classes + 1, extra) if kind == "concat" else None
@@ -187,6 +201,9 @@ def read_class_table(repo: Repo, folder: str) -> Tensor:
 def save_pipeline(folder: Path, network: DDPMNetwork, scheduler: SchedulerMixin, meta: RunMeta) -> None:
     """Write a pipeline in the diffusers layout, which stock `DDPMPipeline.from_pretrained` loads.
 
+    It finds the class of a course's network in this package, by its name in model_index.json; diffkit itself takes no
+    class from a repository.
+
     Args:
         folder: Made if it does not exist; holds model_index.json, unet/, scheduler/ and diffkit.json.
         network: Where conditioning is "concat", the class table goes beside the UNet's weights.
@@ -199,11 +216,12 @@ def save_pipeline(folder: Path, network: DDPMNetwork, scheduler: SchedulerMixin,
     save_network(folder / "unet", network)
     known: type[SchedulerMixin] = next(c for c in type(scheduler).__mro__ if c.__module__.startswith("diffusers."))
     known.from_config(scheduler.config).save_pretrained(folder / "scheduler")
+    kind = type(network.unet).__name__
     index = {
         "_class_name": "DDPMPipeline",
         "_diffusers_version": diffusers.__version__,
         "scheduler": ["diffusers", known.__name__],
-        "unet": ["diffusers", "UNet2DModel"],
+        "unet": [KINDS[kind].module, kind],
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     (folder / meta_file.FILE).write_text(meta.to_json(), encoding="utf-8")

@@ -1,7 +1,7 @@
 """Network shapes by name, one row each; what a recipe's `model.preset` chooses.
 
-A row holds `UNet2DModel` arguments and nothing of the data: size, channels and classes are filled in by
-`build_network`; `overrides` replace single arguments of a row.
+A row holds arguments of its class (UNet2DModel, or one of `kinds.py`) and nothing of the data: size, channels and
+classes are filled in by `build_network`; `overrides` replace single arguments of a row.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from inspect import signature
 from typing import Any
 
 from diffkit.errors import UsageError, did_you_mean
+from diffkit.models.kinds import halvings, network_class
 
 _D, _A, _U, _V = "DownBlock2D", "AttnDownBlock2D", "UpBlock2D", "AttnUpBlock2D"
 
@@ -37,6 +38,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "course28": _row((32, 64, 64), ".aa", 2, 32),
     # 9.3 M; small colour images, 32 -> 16 -> 8 -> 4, attention at 16 and 8.
     "unet32": _row((64, 128, 128, 128), ".aa.", 2, 32),
+    # 7.0 M; the widths and depth of the Keras DDIM example at 64 px, 64 -> 32 -> 16 -> 8, without attention.
+    "keras64": _row((32, 64, 96, 128), "....", 2, 32, add_attention=False),
     # 18.5 M; the Hugging Face course's butterflies net at 64 px, attention at 16 and 8.
     "butterflies64": _row((64, 128, 128, 256), "..aa", 2, 32),
     # 113.67 M; google/ddpm-celebahq-256, argument for argument: one head, attention at 16 px only.
@@ -53,6 +56,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         attention_head_dim=None,
         act_fn="silu",
     ),
+}
+
+# Other classes than UNet2DModel; parameters with one grey channel.
+COURSE_PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
+    # 2.0 M at D = 64, 7.9 M at D = 128 (`hidden`); `time` add (2024) or multiply (2025) tells it the time.
+    "cs180": ("CS180UNet", {"hidden": 64, "time": "none"}),
+    # 309,057; the Hugging Face course's network without time.
+    "basic-unet": ("BasicUNet", {"block_out_channels": (32, 64, 64)}),
 }
 
 _T, _S = "SimpleCrossAttnDownBlock2D", "SimpleCrossAttnUpBlock2D"
@@ -85,31 +96,41 @@ TEXT_PRESETS: dict[str, dict[str, Any]] = {
     "if32": _text_row((32, 64, 128), ".aa", "a..", 8, 64, 128),
 }
 
-# build_network sets these from the data and the conditioning; an override would contradict them.
-_RESERVED = frozenset({"sample_size", "in_channels", "out_channels", "num_class_embeds", "class_embed_type"})
+# build_network sets these from the data, the conditioning and the noise; an override would contradict them.
+_RESERVED = frozenset(
+    {"sample_size", "in_channels", "out_channels", "num_class_embeds", "class_embed_type", "timesteps"}
+)
 
 
-def unet_arguments(preset: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return a preset's `UNet2DModel` arguments with `overrides` in place.
+def preset_kind(preset: str) -> str:
+    """Return the class of a preset's network.
 
     Raises:
-        UsageError: Unknown preset; an override that is no argument of UNet2DModel, or that is set from the data.
+        UsageError: Unknown preset, or one that draws from captions.
     """
     if preset in TEXT_PRESETS:
         raise UsageError(f"model.preset {preset!r} draws from captions", "Set model.text to t5.")
-    if preset not in PRESETS:
-        raise UsageError(f"unknown model.preset {preset!r}", did_you_mean(preset, PRESETS))
-    from diffusers import UNet2DModel
-
-    _check_overrides(overrides or {}, UNet2DModel, _RESERVED)
-    return {**PRESETS[preset], **(overrides or {})}
+    if preset not in PRESETS and preset not in COURSE_PRESETS:
+        raise UsageError(f"unknown model.preset {preset!r}", did_you_mean(preset, [*PRESETS, *COURSE_PRESETS]))
+    return COURSE_PRESETS[preset][0] if preset in COURSE_PRESETS else "UNet2DModel"
 
 
-def source_overrides(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of a UNet2DModel's configuration replaces a whole preset: all but what the data sets."""
-    from diffusers import UNet2DModel
+def unet_arguments(preset: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the arguments of a preset's class with `overrides` in place.
 
-    return {key: config[key] for key in signature(UNet2DModel.__init__).parameters if key in config.keys() - _RESERVED}
+    Raises:
+        UsageError: Unknown preset; an override that is no argument of that class, or that is set from the data.
+    """
+    cls = network_class(preset_kind(preset))
+    _check_overrides(overrides or {}, cls, _RESERVED)
+    row = COURSE_PRESETS[preset][1] if preset in COURSE_PRESETS else PRESETS[preset]
+    return {**row, **(overrides or {})}
+
+
+def source_overrides(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a network's configuration replaces a whole preset: all but what the data sets."""
+    names = signature(network_class(kind).__init__).parameters
+    return {key: config[key] for key in names if key in config.keys() - _RESERVED}
 
 
 def text_unet_arguments(preset: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -133,19 +154,22 @@ def _check_overrides(overrides: Mapping[str, Any], cls: type[Any], reserved: fro
         if key in reserved:
             raise UsageError(
                 f"model.overrides.{key} is set from the dataset and the conditioning, and cannot be overridden",
-                "Use dataset.resolution, dataset.channels or model.class_conditioning.",
+                "Use dataset.resolution, dataset.channels, model.class_conditioning or noise.timesteps.",
             )
         if key not in allowed:
             raise UsageError(f"model.overrides.{key} is no argument of {cls.__name__}", did_you_mean(key, allowed))
 
 
-def padded_size(preset_or_config: str | Mapping[str, Any], resolution: int) -> int:
+def padded_size(preset_or_config: str | Mapping[str, Any], resolution: int, kind: str = "UNet2DModel") -> int:
     """Return the smallest size >= `resolution` that the network can halve at every level.
 
     Args:
-        preset_or_config: A preset's name, UNet2DModel arguments, or a UNet's config.
+        preset_or_config: A preset's name, arguments of the network's class, or its configuration.
         resolution: Height and width of the images, pixels.
+        kind: The network's class, where no preset is named.
     """
-    config = PRESETS[preset_or_config] if isinstance(preset_or_config, str) else preset_or_config
-    unit = 2 ** (len(config["block_out_channels"]) - 1)
+    if isinstance(preset_or_config, str):
+        unit = 2 ** halvings(preset_kind(preset_or_config), unet_arguments(preset_or_config))
+    else:
+        unit = 2 ** halvings(kind, preset_or_config)
     return -(-resolution // unit) * unit

@@ -35,6 +35,11 @@ class DatasetSpec(_Strict):
     caption_column: str | None = Field(None, description="The column with the captions; found when left out.")
     background: str = Field("white", description="Colour under transparent pixels: a name or #rrggbb.")
     crop: Literal["center", "random"] = Field("center", description="Where the square is cut out.")
+    normalize: Literal["symmetric", "unit", "standard"] = Field(
+        "symmetric",
+        description="Range in which the network sees pixels: symmetric [-1, 1]; unit [0, 1]; standard: mean 0 and "
+        "variance 1 in each channel.",
+    )
     flip: bool = Field(False, description="Mirror half of the images, left to right.")
     validation: FiniteFloat = Field(0.0, ge=0.0, lt=1.0, description="Fraction held out for the validation loss.")
     limit: PositiveInt | None = Field(None, description="Use the first N images only.")
@@ -50,7 +55,7 @@ class ModelSpec(_Strict):
     preset: str = Field("course28", description="A row of `diffkit.models.presets`.")
     overrides: dict[str, Any] = Field(
         default_factory=dict,
-        description="UNet2DModel (with text: UNet2DConditionModel) arguments that replace the preset's.",
+        description="Arguments of the preset's network (UNet2DModel; with text UNet2DConditionModel) to replace.",
     )
     class_conditioning: Literal["none", "embedding", "concat"] = Field(
         "none", description="embedding: added to the time embedding; concat: as channels of the input."
@@ -77,14 +82,27 @@ class NoiseSpec(_Strict):
     """The forward process and what the network predicts."""
 
     prediction: str = Field(
-        "epsilon", description="A training objective: epsilon, sample, v_prediction, flow, one_step or linear_mix."
+        "epsilon",
+        description="A training objective: epsilon, sample, v_prediction, flow, one_step, pure_noise or linear_mix.",
+    )
+    loss: Literal["mse", "mae", "huber"] = Field(
+        "mse", description="Of what is predicted: mean squared, mean absolute, or Huber's error."
+    )
+    huber_delta: FiniteFloat = Field(1.0, gt=0, description="huber: squared up to this error, absolute beyond.")
+    times: str = Field(
+        "uniform", description="flow, linear_mix: uniform, or logit_normal:MEAN,STD (0,1): more in the middle."
+    )
+    distribution: Literal["normal", "uniform"] = Field(
+        "normal", description="Of the noise; uniform in [0, 1] for linear_mix alone."
     )
     schedule: str = Field("linear", description="A noise schedule, with its arguments: offset_cosine:0.95,0.02.")
     timesteps: int = Field(1000, ge=2, description="T, the number of noise levels.")
     snr_gamma: FiniteFloat | None = Field(
         None, gt=0, description="Min-SNR weighting's gamma (5 in the paper); none: off."
     )
-    sigma: FiniteFloat = Field(0.5, gt=0, description="one_step: the fixed noise level.")
+    sigma: FiniteFloat = Field(
+        0.5, gt=0, description="one_step: the fixed noise level, in the range of dataset.normalize."
+    )
     variance: Literal["fixed", "learned"] = Field(
         "fixed", description="learned: the network also predicts the variance of each step (always so with model.text)."
     )
@@ -190,8 +208,28 @@ class Recipe(_Strict):
             )
         if self.noise.snr_gamma is not None and self.noise.prediction not in ("epsilon", "sample", "v_prediction"):
             raise ValueError("noise.snr_gamma holds for epsilon, sample and v_prediction only")
+        self._noise_rules()
         self._text_rules()
         return self
+
+    def _noise_rules(self) -> None:
+        noise = self.noise
+        diffusion = noise.prediction in ("epsilon", "sample", "v_prediction")
+        if noise.times != "uniform" and noise.prediction not in ("flow", "linear_mix"):
+            raise ValueError("noise.times holds for flow and linear_mix only")
+        if noise.distribution != "normal" and noise.prediction != "linear_mix":
+            raise ValueError(f"noise.distribution {noise.distribution} holds for linear_mix only")
+        if self.dataset.normalize == "symmetric":
+            return
+        if diffusion and noise.clip_sample:
+            raise ValueError(
+                f"noise.clip_sample clips to [-1, 1], and dataset.normalize is {self.dataset.normalize}; set "
+                "noise.clip_sample to false"
+            )
+        if noise.variance == "learned":
+            raise ValueError("noise.variance learned counts grey levels of [-1, 1]; leave dataset.normalize symmetric")
+        if self.dataset.normalize == "standard" and self.dataset.streaming:
+            raise ValueError("dataset.normalize standard measures the images first, which a stream does not hold")
 
     def _text_rules(self) -> None:
         model, noise = self.model, self.noise

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
+from diffkit.data import Loader
 from diffkit.engine.schedules import make_noise_scheduler
 from diffkit.errors import UsageError
 from diffkit.models.attention import set_attention
-from diffkit.models.ddpm import PixelCodec
+from diffkit.models.ddpm import ONE_STEP
+from diffkit.models.kinds import is_told_time
 from diffkit.models.meta import RunMeta
 from diffkit.models.network import build_network
+from diffkit.models.pixels import PixelCodec
+from diffkit.models.presets import preset_kind, unet_arguments
 from diffkit.models.text_network import TrainedNetwork, build_text_network
 from diffkit.recipes.schema import Recipe
 from diffkit.training import fast, rng
 from diffkit.training.ema import EMA
-from diffkit.training.finetune import load_pretrained
+from diffkit.training.finetune import fit_range, load_pretrained, open_source
 from diffkit.training.loop import TrainState
+from diffkit.training.normalize import pixel_range
 from diffkit.training.optim import Plateau, make_optimizer
 
 if TYPE_CHECKING:
@@ -26,6 +32,8 @@ if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
     from diffkit.data.datasets import Dataset
+
+LOG = logging.getLogger(__name__)
 
 
 def network(
@@ -59,8 +67,21 @@ def network(
         sigma=recipe.noise.sigma if prediction == "one_step" else None,
         recipe=recipe.name,
         text_encoder=recipe.model.text_encoder if recipe.model.text != "none" else "none",
+        noise=recipe.noise.distribution,
     )
     return net, scheduler, meta
+
+
+def in_range(meta: RunMeta, recipe: Recipe, loader: Loader) -> RunMeta:
+    """Add the range in which the network sees pixels; that of the source where there is one, and its kind of noise."""
+    if not recipe.model.pretrained:
+        mean, std = pixel_range(recipe.dataset.normalize, loader)
+        return meta.model_copy(update={"mean": mean, "std": std})
+    source = open_source(recipe)[1].record
+    if "normalize" in recipe.dataset.model_fields_set:
+        LOG.warning("%s keeps the range of its pixels; dataset.normalize is not used", recipe.model.pretrained)
+    mean, std = (fit_range(source.get(key) or [], meta.channels) for key in ("mean", "std"))
+    return meta.model_copy(update={"mean": mean, "std": std, "noise": source.get("noise", "normal")})
 
 
 def _class_names(recipe: Recipe, dataset: Dataset) -> list[str]:
@@ -81,12 +102,22 @@ def new_network(
     """Build a network with random weights, as the recipe's model and noise sections ask.
 
     Raises:
-        UsageError: See `build_network` and `build_text_network`.
+        UsageError: A network that is not told the time, for an objective that needs it; see `build_network` and
+            `build_text_network`.
     """
     if recipe.model.text != "none":
         return build_text_network(recipe.model, shape=shape, captions=captions)
-    learned = recipe.noise.variance == "learned"
-    return build_network(recipe.model, shape=shape, num_classes=num_classes, learned_variance=learned)
+    spec, noise = recipe.model, recipe.noise
+    kind, arguments = preset_kind(spec.preset), unet_arguments(spec.preset, spec.overrides)
+    if noise.prediction not in (*ONE_STEP, "linear_mix") and not is_told_time(kind, arguments):
+        raise UsageError(
+            f"model.preset {spec.preset} is not told the time, and noise.prediction {noise.prediction} needs it",
+            "Use one_step, pure_noise or linear_mix" + (", or set model.overrides.time" * (kind == "CS180UNet")) + ".",
+        )
+    return build_network(
+        spec, shape=shape, num_classes=num_classes, learned_variance=noise.variance == "learned",
+        timesteps=noise.timesteps,
+    )  # fmt: skip
 
 
 def check_data(recipe: Recipe, dataset: Dataset) -> None:
@@ -119,11 +150,15 @@ def set_up(net: TrainedNetwork, recipe: Recipe, device: torch.device) -> None:
         if any(name.startswith((prefix, f"unet.{prefix}")) for prefix in recipe.model.freeze):
             param.requires_grad_(False)
     if spec.gradient_checkpointing:
+        if not net.unet._supports_gradient_checkpointing:
+            raise UsageError(
+                f"{type(net.unet).__name__} has no gradient checkpointing", "Set training.gradient_checkpointing=false."
+            )
         net.unet.enable_gradient_checkpointing()
     set_attention(net.unet, recipe.model.attention, device)
 
 
-def state(recipe: Recipe, net: TrainedNetwork, accelerator: Accelerator) -> TrainState:
+def state(recipe: Recipe, net: TrainedNetwork, meta: RunMeta, accelerator: Accelerator) -> TrainState:
     """Put a network on its device with optimizer, average and learning-rate state, prepared by Accelerate."""
     spec = recipe.training
     net.to(accelerator.device)
@@ -136,7 +171,7 @@ def state(recipe: Recipe, net: TrainedNetwork, accelerator: Accelerator) -> Trai
         wrapped=wrapped,
         optimizer=optimizer,
         ema=EMA(net, spec.ema_decay) if spec.ema else None,
-        codec=PixelCodec(recipe.dataset.resolution, net.unet.config.sample_size),
+        codec=PixelCodec(recipe.dataset.resolution, net.unet.config.sample_size, meta.mean, meta.std),
         device=accelerator.device,
     )
     if spec.lr_schedule == "plateau":

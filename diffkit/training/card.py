@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from diffkit.models.course_networks import BasicUNet, CS180UNet
+from diffkit.models.ddpm import ONE_STEP
 from diffkit.models.meta import RunMeta
 from diffkit.models.text_encoder import vocabulary
 from diffkit.models.text_network import TextNetwork, TrainedNetwork
@@ -31,7 +33,9 @@ def model_card(recipe: Recipe, meta: RunMeta, summary: dict[str, Any], folder: P
         options, python = f"--class {meta.class_names[0]} --guidance 2", ""
     else:
         kind, classes, options, python = "unconditional-image-generation", "", "", _STOCK
-    if meta.prediction in ("one_step", "linear_mix"):  # the stock pipeline would step with what these do not predict
+    # The stock pipeline would step with what these do not predict, or show pixels in another range, and it knows a
+    # course's network only where this package is imported.
+    if meta.std or meta.prediction in (*ONE_STEP, "linear_mix") or isinstance(network.unet, CS180UNet | BasicUNet):
         python = ""
     use = " ".join(filter(None, ("diffkit sample", folder.name, options, "-n 16")))
     source = f" It goes on from `{recipe.model.pretrained}`." if recipe.model.pretrained else ""

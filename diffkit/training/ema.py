@@ -1,4 +1,8 @@
-"""Exponential moving average of the weights: fp32, one fused update per step, parameters only, never buffers."""
+"""Exponential moving average of the weights: fp32, one fused update per step; of buffers only running statistics.
+
+Batch normalization's statistics are those of what its own weights make of the images. Averaged weights with the last
+weights' statistics would be another network than either; with statistics averaged alike they are nearly their own.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from diffkit.training.statistics import running_statistics
+
 
 class EMA:
-    """A shadow copy of a network's parameters.
+    """A shadow copy of a network's parameters, and of the statistics of its batch normalizations.
 
     The decay after s updates is min(decay, (1 + s) / (10 + s)), so that an early average forgets the initial weights.
     Frozen parameters are shared, not averaged.
@@ -22,8 +28,8 @@ class EMA:
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.names = [name for name, p in network.named_parameters() if p.requires_grad]
-        self.params = [p for p in network.parameters() if p.requires_grad]
+        averaged = {name: p for name, p in network.named_parameters() if p.requires_grad} | running_statistics(network)
+        self.names, self.params = list(averaged), list(averaged.values())
         self.shadow = [p.detach().clone().float() for p in self.params]
 
     def decay_at(self, step: int) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from diffkit.errors import ModelError
+from diffkit.models.ddpm import ONE_STEP
 from diffkit.recipes.schema import DatasetSpec, Recipe
 from diffkit.training import fast
 from diffkit.training.loop import Plan
@@ -41,7 +42,8 @@ def _like_source(recipe: Recipe) -> Recipe:
     if not recipe.model.pretrained:
         return recipe
     from diffkit.models import open_repo
-    from diffkit.models.presets import source_overrides
+    from diffkit.models.kinds import KINDS
+    from diffkit.models.presets import preset_kind, source_overrides
     from diffkit.training.finetune import at_source_size, open_source
 
     try:
@@ -50,8 +52,14 @@ def _like_source(recipe: Recipe) -> Recipe:
         LOG.warning("the source cannot be looked at (%s); its size is taken from the recipe", error.message)
         return recipe
     recipe = at_source_size(recipe)
-    overrides = source_overrides(open_source(recipe)[1].network.config)
-    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"overrides": overrides})})
+    known = open_source(recipe)[1]
+    kind = known.network.kind
+    preset = KINDS[kind].preset or (recipe.model.preset if preset_kind(recipe.model.preset) == kind else "course28")
+    shape = {"overrides": source_overrides(kind, known.network.config), "preset": preset}
+    noise = {"prediction": known.record.get("prediction", recipe.noise.prediction)}
+    return recipe.model_copy(
+        update={"model": recipe.model.model_copy(update=shape), "noise": recipe.noise.model_copy(update=noise)}
+    )
 
 
 def _look_at(spec: DatasetSpec) -> tuple[int | None, tuple[int, int, int], int]:
@@ -172,7 +180,7 @@ def _eta(recipe: Recipe, seconds: Seconds, total: int, num_classes: int) -> floa
     kinds = 2 if spec.ema else 1
     guided = 2 if (num_classes or recipe.model.text != "none") and spec.preview_guidance not in (0.0, 1.0) else 1
     forwards = previews * kinds * spec.preview_steps * min(spec.preview_images, 64) * guided
-    if recipe.noise.prediction == "one_step":
+    if recipe.noise.prediction in ONE_STEP:
         forwards = previews * kinds * spec.preview_images
     if spec.evaluate_every:
         forwards += -(-total // spec.evaluate_every) * spec.evaluate_steps * spec.evaluate_images * guided

@@ -1,4 +1,4 @@
-"""Starting from pretrained weights: any UNet2DModel pipeline, fitted to the channels, size and classes of new data.
+"""Starting from pretrained weights: any pipeline of pixels, fitted to the channels, size and classes of new data.
 
 The source's noise schedule and prediction type are kept, because the weights mean nothing under others. What must
 change shape changes so that the network computes at first what it computed before: channels are folded or repeated, new
@@ -8,9 +8,11 @@ classes begin as no class at all.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from diffkit.engine.samplers import is_flow
@@ -18,14 +20,15 @@ from diffkit.engine.schedules import make_noise_scheduler
 from diffkit.errors import ModelError, UsageError
 from diffkit.models import info, open_repo
 from diffkit.models.configuration import find_scheduler
-from diffkit.models.network import CLASS_FILE, DDPMNetwork, read_class_table
+from diffkit.models.course_networks import CS180UNet
+from diffkit.models.kinds import KINDS, halvings, network_class
+from diffkit.models.network import CLASS_FILE, DDPMNetwork, PixelUNet, read_class_table
 from diffkit.models.repo import Repo
 from diffkit.models.weights import load_component
 from diffkit.recipes.schema import Recipe
 from diffkit.types import ModelInfo
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DModel
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 LOG = logging.getLogger(__name__)
@@ -40,9 +43,9 @@ def open_source(recipe: Recipe) -> tuple[Repo, ModelInfo]:
     """
     repo = open_repo(str(recipe.model.pretrained), revision=recipe.model.revision)
     known = info(repo)
-    if known.network.kind != "UNet2DModel":
+    if known.network.kind not in KINDS:
         raise ModelError(
-            f"{repo.id} is a {known.network.kind}; finetune takes UNet2DModel networks",
+            f"{repo.id} is a {known.network.kind}; finetune takes {', '.join(KINDS)} networks",
             "Give a DDPM or DDIM pipeline; models of captions are trained from nothing, `diffkit train glyphs-if`.",
         )
     if (outputs := int(known.network.config["out_channels"])) > known.channels:
@@ -87,15 +90,15 @@ def load_pretrained(
         The network, the scheduler to train and save with, and the name of the training objective.
 
     Raises:
-        ModelError: The source cannot be read, or is no UNet2DModel.
+        ModelError: The source cannot be read, or is no network of `kinds.py`.
         UsageError: A size that the network cannot take.
     """
-    from diffusers.models.unets.unet_2d import UNet2DModel
-
     spec, (repo, source) = recipe.model, open_source(recipe)
     size = _padded(source, shape[-1])
     scheduler, prediction = _scheduler(repo, source, recipe)
-    unet = load_component(repo, UNet2DModel, source.network.folder, variant=spec.variant, dtype=torch.float32)
+    unet = load_component(
+        repo, network_class(source.network.kind), source.network.folder, variant=spec.variant, dtype=torch.float32
+    )
     table = _class_table(repo, source)
     keep = table is not None and tuple(table.shape) == (num_classes + 1, spec.class_embed_dim)
     unet = _fit(unet, source, (shape[0], size), num_classes, recipe, keep)
@@ -113,7 +116,7 @@ def _padded(source: ModelInfo, size: int) -> int:
     Raises:
         UsageError: The network cannot halve it often enough.
     """
-    unit = 2 ** (len(source.network.config["block_out_channels"]) - 1)
+    unit = 2 ** halvings(source.network.kind, source.network.config)
     if size % unit == 0:
         return size
     if source.size == (size, size):
@@ -154,34 +157,48 @@ def _class_table(repo: Repo, source: ModelInfo) -> Tensor | None:
 
 
 def _fit(
-    unet: UNet2DModel, source: ModelInfo, wanted: tuple[int, int], num_classes: int, recipe: Recipe, keep: bool
-) -> UNet2DModel:
+    unet: PixelUNet, source: ModelInfo, wanted: tuple[int, int], num_classes: int, recipe: Recipe, keep: bool
+) -> PixelUNet:
     """Rebuild the UNet with the new channels, size and classes, and put the old weights into it."""
-    from diffusers.models.unets.unet_2d import UNet2DModel
-
     (channels, size), conditioning, name = wanted, recipe.model.class_conditioning, source.id
+    kind = KINDS[source.network.kind]
     extra = recipe.model.class_embed_dim if conditioning == "concat" else 0
     old_channels = source.channels
-    changes = {
-        "sample_size": size,
-        "in_channels": channels + extra,
-        "out_channels": channels,
-        "num_class_embeds": num_classes + 1 if conditioning == "embedding" else None,
-        "class_embed_type": None,
-    }
+    changes: dict[str, int | None] = {"sample_size": size, "in_channels": channels + extra, "out_channels": channels}
+    if kind.classes:
+        changes["num_class_embeds"] = num_classes + 1 if conditioning == "embedding" else None
+    elif conditioning == "embedding":
+        raise UsageError(f"{name} takes no class embedding", "Set model.class_conditioning to concat.")
     if old_channels != channels:
         LOG.info("%s has %d channels, the data %d: its first and last layers are adapted", name, old_channels, channels)
     if source.sample[1:] != (size, size):
         height, width = source.sample[1:]
         made_for = str(width) if width == height else f"{width}x{height}"
+        if kind.fixed_size:
+            raise UsageError(
+                f"{name} was made for {made_for} px, and its weights fit no other size",
+                f"Set dataset.resolution={width}.",
+            )
         LOG.info("%s was made for %s px; it goes on at %d px", name, made_for, size)
-    fitted = UNet2DModel.from_config({**unet.config, **changes})
+    fitted: PixelUNet = type(unet).from_config({**unet.config, **changes, **_plain_classes(unet)})
     weights = dict(unet.state_dict())
-    weights["conv_in.weight"] = fit_input(
-        weights["conv_in.weight"], old_channels, channels, extra, keep=keep and extra > 0
-    )
-    weights["conv_out.weight"] = fit_output(weights["conv_out.weight"], channels)
-    weights["conv_out.bias"] = fit_output(weights["conv_out.bias"], channels)
+    first, last = f"{kind.first}.weight", kind.last
+    weights[first] = fit_input(weights[first], old_channels, channels, extra, keep=keep and extra > 0)
+    for part in (f"{last}.weight", f"{last}.bias"):
+        weights[part] = fit_output(weights[part], channels)
+    if isinstance(fitted, UNet2DModel):
+        _fit_class_table(weights, fitted, conditioning)
+    elif isinstance(fitted, CS180UNet):
+        _fit_class_blocks(weights, fitted, source)
+    fitted.load_state_dict(weights)
+    return fitted
+
+
+def _plain_classes(unet: PixelUNet) -> dict[str, None]:
+    return {"class_embed_type": None} if isinstance(unet, UNet2DModel) else {}
+
+
+def _fit_class_table(weights: dict[str, Tensor], fitted: UNet2DModel, conditioning: str) -> None:
     if conditioning == "embedding":
         weights["class_embedding.weight"] = _fit_classes(
             weights.get("class_embedding.weight"), fitted.class_embedding.weight.shape
@@ -189,8 +206,30 @@ def _fit(
     elif (old := weights.pop("class_embedding.weight", None)) is not None:
         # No class is from here on always the source's null class, which is a constant beside the time embedding.
         weights["time_embedding.linear_2.bias"] = weights["time_embedding.linear_2.bias"] + old[-1]
-    fitted.load_state_dict(weights)
-    return fitted
+
+
+def _fit_class_blocks(weights: dict[str, Tensor], fitted: CS180UNet, source: ModelInfo) -> None:
+    """The blocks of the classes: the source's, or such that every class is at first no class.
+
+    Raises:
+        UsageError: The source has classes, and the target none: what the null class multiplies has no other place.
+    """
+    own = fitted.state_dict()
+    if "class1.0.weight" in weights and "class1.0.weight" not in own:
+        raise UsageError(
+            f"{source.id} is class-conditional, and its null class cannot be folded into the other weights",
+            "Set model.class_conditioning to embedding.",
+        )
+    for block in ("class1", "class2"):
+        first, last = f"{block}.0.weight", f"{block}.2"
+        if first not in own:
+            continue
+        if first not in weights:  # multiplied by 1
+            weights |= {key: value for key, value in own.items() if key.startswith(f"{block}.")}
+            weights[f"{last}.weight"] = torch.zeros_like(own[f"{last}.weight"])
+            weights[f"{last}.bias"] = torch.ones_like(own[f"{last}.bias"])
+        elif weights[first].shape != own[first].shape:
+            weights[first] = torch.zeros_like(own[first])
 
 
 def fit_input(weight: Tensor, old: int, new: int, extra: int, *, keep: bool = False) -> Tensor:
@@ -222,3 +261,10 @@ def _fit_classes(old: Tensor | None, shape: torch.Size) -> Tensor:
         return torch.zeros(shape)
     LOG.info("the source has %d classes, the target %d: the class embedding starts anew", len(old) - 1, shape[0] - 1)
     return old[-1:].repeat(shape[0], 1)
+
+
+def fit_range(values: Sequence[float], channels: int) -> list[float]:
+    """Return a source's shift or scale of pixels by channel for another number of channels: the mean, or copies."""
+    if len(values) in (0, channels):
+        return list(values)
+    return [sum(values) / len(values)] * channels

@@ -26,6 +26,7 @@ from diffkit.training import rng
 from diffkit.training.ema import EMA
 from diffkit.training.objectives import Objective, drop_labels
 from diffkit.training.optim import Plateau, gradient_norm, learning_rate, step_unless
+from diffkit.training.statistics import RunningStatistics
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -54,6 +55,7 @@ class TrainState:
         skipped: Updates skipped for a gradient that was not finite, a device scalar.
         streak: How many of them in a row, a device scalar.
         data: The loader's own state (streaming sets only).
+        statistics: The running statistics of batch normalizations.
     """
 
     network: TrainedNetwork
@@ -70,11 +72,13 @@ class TrainState:
     skipped: Tensor = field(init=False)
     streak: Tensor = field(init=False)
     data: dict[str, Any] = field(default_factory=dict)
+    statistics: RunningStatistics = field(init=False)
 
     def __post_init__(self) -> None:
         self.loss_sum = torch.zeros((), device=self.device)
         self.skipped = torch.zeros((), device=self.device)
         self.streak = torch.zeros((), device=self.device)
+        self.statistics = RunningStatistics(self.network)
 
     @property
     def bare_optimizer(self) -> torch.optim.Optimizer:
@@ -150,6 +154,7 @@ def train(
         for group in state.optimizer.param_groups:
             group["lr"] = lr
         batches = [next(stream) for _ in range(spec.gradient_accumulation)]
+        state.statistics.keep()
         loss = _backward_or_split(state, batches, objective, spec, accelerator, seeded)
         _apply(state, params, loss, spec.clip, accelerator)
         state.data = loader.state()
@@ -178,6 +183,7 @@ def _backward_or_split(
                 ) from error
         state.splits *= 2
         state.optimizer.zero_grad(set_to_none=True)
+        state.statistics.restore()
         if state.device.type == "cuda":
             torch.cuda.empty_cache()
         LOG.warning(
@@ -231,6 +237,7 @@ def _apply(state: TrainState, params: list[nn.Parameter], loss: Tensor, clip: fl
     else:
         step_unless(inner, bad)
     inner.zero_grad(set_to_none=True)
+    state.statistics.settle(bad, accelerator)
     if state.ema is not None:
         state.ema.update(state.step)
     state.loss_sum += torch.where(bad > 0, torch.zeros_like(loss), loss)

@@ -17,6 +17,7 @@ from diffkit.engine.predictions import clean_from, noised, target
 from diffkit.recipes.schema import NoiseSpec, parse_timestep_bias
 from diffkit.registry import Registry
 from diffkit.training.bound import Bound
+from diffkit.training.losses import TIMES, error_of
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -55,12 +56,8 @@ def _wide(v: Tensor) -> Tensor:
     return v[:, None, None, None]
 
 
-def _per_image(error: Tensor) -> Tensor:
-    return error.float().square().flatten(1).mean(1)
-
-
-def _uniform(x0: Tensor, generator: torch.Generator) -> Tensor:
-    """Stratified levels in (0, 1): one per B-th, in random order; the same law per image, less variance per batch."""
+def _stratified(x0: Tensor, generator: torch.Generator) -> Tensor:
+    """Stratified numbers in (0, 1): one per B-th, in random order; the same law per image, less variance per batch."""
     count = x0.shape[0]
     order = torch.randperm(count, generator=generator, device=x0.device)
     jitter = torch.rand(count, generator=generator, device=x0.device)
@@ -69,6 +66,10 @@ def _uniform(x0: Tensor, generator: torch.Generator) -> Tensor:
 
 def _noise(x0: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(x0.shape, generator=generator, device=x0.device, dtype=torch.float32)
+
+
+def _flat(x0: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.rand(x0.shape, generator=generator, device=x0.device, dtype=torch.float32)
 
 
 class _Diffusion:
@@ -83,6 +84,7 @@ class _Diffusion:
     name: ClassVar[str] = ""
 
     def __init__(self, noise: NoiseSpec, scheduler: SchedulerMixin, device: torch.device | str) -> None:
+        self.error = error_of(noise)
         self.abar = scheduler.alphas_cumprod.to(device=device, dtype=torch.float32)
         self.bound = Bound(scheduler.betas, device) if noise.variance == "learned" else None
         self.vlb_weight = len(self.abar) / 1000 if noise.vlb_weight is None else noise.vlb_weight
@@ -106,7 +108,7 @@ class _Diffusion:
         out, v = network(x, draw.level, labels).float(), None
         if self.bound is not None:
             out, v = out.chunk(2, dim=1)
-        loss = _per_image(out - target(self.name, x0, draw.noise, signal, share))
+        loss = self.error(out - target(self.name, x0, draw.noise, signal, share))
         if self.weight is not None:
             loss = loss * self.weight[draw.level]
         if self.bound is None or v is None:
@@ -143,16 +145,20 @@ class VPrediction(_Diffusion):
 
 
 class _Levels:
-    """What the objectives without a noise schedule share: levels uniform in (0, 1)."""
+    """What the objectives without a noise schedule share: levels in (0, 1), uniform unless `times` says otherwise."""
 
     name: ClassVar[str] = ""
 
     def __init__(self, noise: NoiseSpec, scheduler: SchedulerMixin, device: torch.device | str) -> None:
         self.timesteps = noise.timesteps
         self.sigma = noise.sigma
+        self.error = error_of(noise)
+        self.times = TIMES.parse(noise.times)
+        self.distribution = noise.distribution
 
     def draw(self, x0: Tensor, generator: torch.Generator) -> Draw:
-        return Draw(_noise(x0, generator), _uniform(x0, generator))
+        noise = _flat(x0, generator) if self.distribution == "uniform" else _noise(x0, generator)
+        return Draw(noise, self.times(_stratified(x0, generator)))
 
 
 @OBJECTIVES.register("flow")
@@ -165,7 +171,7 @@ class Flow(_Levels):
     def loss(self, network: Network, x0: Tensor, labels: Tensor | None, draw: Draw) -> Tensor:
         s = _wide(draw.level)
         out = network(noised(x0, draw.noise, 1 - s, s), draw.level * self.timesteps, labels).float()
-        return _per_image(out - target("flow", x0, draw.noise, 1 - s, s))
+        return self.error(out - target("flow", x0, draw.noise, 1 - s, s))
 
 
 @OBJECTIVES.register("linear_mix")
@@ -175,7 +181,7 @@ class LinearMix(_Levels):
     def loss(self, network: Network, x0: Tensor, labels: Tensor | None, draw: Draw) -> Tensor:
         a = _wide(draw.level)
         time = torch.zeros(x0.shape[0], dtype=torch.long, device=x0.device)
-        return _per_image(network(noised(x0, draw.noise, 1 - a, a), time, labels).float() - x0)
+        return self.error(network(noised(x0, draw.noise, 1 - a, a), time, labels).float() - x0)
 
 
 @OBJECTIVES.register("one_step")
@@ -184,7 +190,20 @@ class OneStep(_Levels):
 
     def loss(self, network: Network, x0: Tensor, labels: Tensor | None, draw: Draw) -> Tensor:
         time = torch.zeros(x0.shape[0], dtype=torch.long, device=x0.device)
-        return _per_image(network(x0 + self.sigma * draw.noise, time, labels).float() - x0)
+        return self.error(network(x0 + self.sigma * draw.noise, time, labels).float() - x0)
+
+
+@OBJECTIVES.register("pure_noise")
+class PureNoise(_Levels):
+    """Noise alone goes in, and x0 is to come out (the network's time is 0).
+
+    The noise says nothing of x0, so that the best answer, whatever the noise, is the mean of the data for `mse`, and
+    the median of each pixel for `mae`.
+    """
+
+    def loss(self, network: Network, x0: Tensor, labels: Tensor | None, draw: Draw) -> Tensor:
+        time = torch.zeros(x0.shape[0], dtype=torch.long, device=x0.device)
+        return self.error(network(draw.noise, time, labels).float() - x0)
 
 
 def make_objective(noise: NoiseSpec, scheduler: SchedulerMixin, device: torch.device | str) -> Objective:

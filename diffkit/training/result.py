@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from diffkit.models.ddpm import DDPM
+from diffkit.models.ddpm import DDPM, ONE_STEP
 from diffkit.models.meta import RunMeta
 from diffkit.models.network import save_network, save_pipeline, whole
 from diffkit.models.text_network import TextNetwork, TrainedNetwork, save_text_pipeline
@@ -39,7 +39,7 @@ def previews(
     """
     device = next(network.parameters()).device
     model = DDPM(network, scheduler, meta, device=device, attention=recipe.model.attention)
-    draw = _denoised if meta.prediction == "one_step" else _drawn
+    draw = _denoised if meta.prediction in ONE_STEP else _drawn
     with torch.no_grad():
         grids = {"raw": draw(model, recipe, loader)}
         if ema is not None:
@@ -100,11 +100,11 @@ def _denoised(model: DDPM, recipe: Recipe, loader: Loader) -> Image.Image:
     batch = next(iter(loader.validation())) if recipe.dataset.validation else next(loader.stream(0))
     clean = model.codec.encode(batch.images[: recipe.training.preview_images])
     noise = torch.randn(clean.shape, generator=rng.generator("cpu", 0, "preview")).to(clean)
-    noisy = clean + recipe.noise.sigma * noise
+    noisy = noise if model.meta.prediction == "pure_noise" else clean + recipe.noise.sigma * noise
     labels = batch.labels[: len(clean)] if batch.labels is not None and model.info.classes else None
     out = model.network(noisy, torch.zeros(len(clean), dtype=torch.long, device=clean.device), labels).float()
-    rows = torch.stack([clean, noisy.clamp(-1, 1), out], dim=1).flatten(0, 1)
-    return grid(model.codec.decode(rows), columns=6)
+    rows = torch.stack([model.codec.decode(x) for x in (clean, noisy, out)], dim=1).flatten(0, 1)
+    return grid(rows, columns=6)
 
 
 def write_pipeline(

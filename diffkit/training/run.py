@@ -115,10 +115,12 @@ class Run:
         if found:
             resume.same_length(found, self.loader.length, self.dataset.name, folder, force=force_resume)
         self.plan = Plan.of(recipe, self.loader.length, world)
-        self.network, self.scheduler, self.meta = build.network(recipe, self.dataset, self.loader.shape)
-        self.state = build.state(recipe, self.network, accelerator)
+        self.network, self.scheduler, meta = build.network(recipe, self.dataset, self.loader.shape)
+        self.meta = build.in_range(meta, recipe, self.loader)
+        self.state = build.state(recipe, self.network, self.meta, accelerator)
+        source = {"prediction": self.meta.prediction, "distribution": self.meta.noise}  # of weights to start from
         self.objective: Objective = make_objective(
-            recipe.noise.model_copy(update={"prediction": self.meta.prediction}), self.scheduler, accelerator.device
+            recipe.noise.model_copy(update=source), self.scheduler, accelerator.device
         )
         self.resumed_from = str(found.folder) if found else None
         if found:
