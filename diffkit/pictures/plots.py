@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -80,27 +81,46 @@ def _plot_evaluations(rows: Sequence[Mapping[str, Any]], axes: Any) -> None:
     axes.legend(handles, names, loc="upper right")
 
 
-def noise_schedules(curves: Mapping[str, Sequence[float]], path: str | os.PathLike[str]) -> Path:
-    """Plot noise schedules side by side: the signal that is left, and the log signal-to-noise ratio.
+class Levels(Protocol):
+    """What is plotted of a noise schedule, one number per level: see `diffkit.engine.curves.Curve`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def signal(self) -> Sequence[float]: ...
+    @property
+    def noise(self) -> Sequence[float]: ...
+    @property
+    def log_snr(self) -> Sequence[float]: ...
+    @property
+    def beta(self) -> Sequence[float]: ...
+
+
+def noise_schedules(curves: Sequence[Levels], path: str | os.PathLike[str]) -> Path:
+    """Plot noise schedules side by side: signal, noise, log signal-to-noise ratio and beta.
 
     Args:
-        curves: By name, the cumulative alphas abar_0 ... abar_{T-1}, each in [0, 1].
+        curves: The schedules, over t / T, since T may differ; numbers that are not finite are left out, and a schedule
+            without betas has no line there.
         path: The PNG to write.
     """
-    from math import log
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for name, abar in curves.items():
-        left.plot(range(len(abar)), abar, label=name)
-        inside = [(t, log(a / (1 - a))) for t, a in enumerate(abar) if 0 < a < 1]
-        right.plot([t for t, _ in inside], [value for _, value in inside], label=name)
-    for axes, label in ((left, "abar, the signal's share of the variance"), (right, "log SNR = log abar/(1 - abar)")):
-        axes.set_xlabel("t")
+    figure = Figure(figsize=(11, 8), layout="constrained")
+    panels = figure.subplots(2, 2).flatten()
+    for number, curve in enumerate(curves):
+        style = {"label": curve.name, "color": f"C{number % 10}", "linestyle": "-" if number < 10 else "--"}
+        for axes, values in zip(panels, (curve.signal, curve.noise, curve.log_snr, curve.beta), strict=True):
+            last = max(1, len(values) - 1)
+            inside = [(k / last, value) for k, value in enumerate(values) if isfinite(value)]
+            axes.plot([place for place, _ in inside], [value for _, value in inside], **style)
+    labels = ("signal, sqrt(abar)", "noise, sqrt(1 - abar)", "log SNR = log abar / (1 - abar)", "beta")
+    for axes, label in zip(panels, labels, strict=True):
+        axes.set_xlabel("t / T")
         axes.set_ylabel(label)
         axes.grid(True, alpha=0.2)
+    if any(value > 0 for curve in curves for value in curve.beta):
+        panels[3].set_yscale("log")
     if curves:
-        left.legend()
+        panels[0].legend()
     return _save(figure, path)
 
 

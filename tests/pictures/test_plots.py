@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -67,12 +69,17 @@ def test_validation_gets_its_own_colour(tmp_path: Path) -> None:
 
 
 def test_schedules_are_drawn_side_by_side(tmp_path: Path) -> None:
-    half = [1 - i / 100 for i in range(1, 101)]  # the last one is 0: no SNR there
-    path = noise_schedules({"straight": half, "constant": [0.5] * 100}, tmp_path / "s.png")
-    one = noise_schedules({"straight": half}, tmp_path / "one.png")
+    def levels(name: str, noise: list[float], beta: list[float]) -> SimpleNamespace:
+        ratio = [math.inf if n == 0 else -math.inf if n == 1 else math.log(1 / n - 1) for n in noise]
+        return SimpleNamespace(name=name, signal=[1 - n for n in noise], noise=noise, log_snr=ratio, beta=beta)
+
+    line = levels("straight", [k / 99 for k in range(100)], [])  # infinite at both ends, and without betas
+    half = levels("constant", [0.5] * 50, [0.1] * 50)
+    path = noise_schedules([line, half], tmp_path / "s.png")
+    one = noise_schedules([line], tmp_path / "one.png")
     assert pixels(path).shape == pixels(one).shape
     assert (pixels(path) != pixels(one)).any()
-    noise_schedules({}, tmp_path / "none.png")
+    noise_schedules([], tmp_path / "none.png")
 
 
 def test_smooth_is_the_running_mean() -> None:
