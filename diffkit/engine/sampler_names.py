@@ -22,6 +22,7 @@ class Sampler:
         flow: It integrates a flow's velocity, and fits flow models only.
         predicts: Prediction types that its arithmetic knows.
         steps: Default number of steps; None: every timestep of the training schedule.
+        larger: It is DDIM with fresh noise of the larger variance in every step.
     """
 
     cls: str
@@ -29,6 +30,7 @@ class Sampler:
     flow: bool = False
     predicts: tuple[str, ...] = ("epsilon", "sample", "v_prediction")
     steps: int | None = 50
+    larger: bool = False
 
 
 _NO_X0 = ("epsilon", "v_prediction")
@@ -38,6 +40,8 @@ SAMPLERS: dict[str, Sampler] = {
     "ddpm": Sampler("DDPMScheduler", steps=None),
     # Song et al., arXiv:2010.02502; eta 0 deterministic, 1 as noisy as DDPM.
     "ddim": Sampler("DDIMScheduler"),
+    # The same with eta 1 and the larger sigma of appendix D.3: the stochastic steps of the Keras DDIM example.
+    "ddim_large": Sampler("DDIMScheduler", steps=80, larger=True),
     # Lu et al., arXiv:2211.01095: second-order multistep.
     "dpm++": Sampler("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2}, steps=25),
     # The same in its stochastic form ("2M SDE"), one generator per image.
@@ -66,7 +70,7 @@ SAMPLERS: dict[str, Sampler] = {
 }
 
 # Samplers whose step looks at nothing but x and t: the only ones that can be sent back up to a noisier level.
-MEMORYLESS = ("ddpm", "ddim", "euler", "euler_a", "flow_euler")
+MEMORYLESS = ("ddpm", "ddim", "ddim_large", "euler", "euler_a", "flow_euler")
 
 _ALIASES = {"dpmsolver++": "dpm++", "dpm++2m": "dpm++", "dpm++2m_sde": "dpm++sde", "euler_ancestral": "euler_a"}
 

@@ -17,7 +17,7 @@ import diffusers
 from diffkit.engine.sampler_names import MEMORYLESS, SAMPLERS, Sampler, canonical, check_spacing
 from diffkit.engine.solvers import GridDDIM as GridDDIM
 from diffkit.engine.solvers import GridDDPM as GridDDPM
-from diffkit.engine.solvers import StaticClip
+from diffkit.engine.solvers import LargerDDIM, StaticClip
 from diffkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ def name_of(scheduler: SchedulerMixin) -> str:
     classes = {cls.__name__ for cls in type(scheduler).__mro__}
     rows = [(name, row) for name, row in SAMPLERS.items() if row.cls in classes]
     for name, row in rows:  # two rows may share a class, and differ in its options
-        if all(scheduler.config.get(key) == value for key, value in row.options.items()):
+        alike = all(scheduler.config.get(key) == value for key, value in row.options.items())
+        if alike and row.larger == isinstance(scheduler, LargerDDIM):
             return name
     return rows[0][0] if rows else type(scheduler).__name__
 
@@ -95,7 +96,7 @@ def make_sampler(
     # The weights do not know how they are sampled: whatever integrates from noise to image may step with them, as long
     # as it takes their noise schedule and their kind of prediction over.
     ours: dict[str, type[SchedulerMixin]] = {"DDIMScheduler": GridDDIM, "DDPMScheduler": GridDDPM}
-    cls = ours.get(row.cls) or getattr(diffusers, row.cls)
+    cls = LargerDDIM if row.larger else ours.get(row.cls) or getattr(diffusers, row.cls)
     if row.flow != is_flow(base):
         kind = "flow" if is_flow(base) else "diffusion"
         fits = [n for n, r in SAMPLERS.items() if r.flow != row.flow]

@@ -83,8 +83,40 @@ class GridDDIM(DDIMScheduler):
                 variance_noise = randn_tensor(
                     model_output.shape, generator=generator, device=model_output.device, dtype=model_output.dtype
                 )
-            x = x + sigma * variance_noise
+            x = x + self.fresh_rate(sigma, abar, abar_after) * variance_noise
         return DDIMSchedulerOutput(prev_sample=x, pred_original_sample=x0) if return_dict else (x, x0)
+
+    def fresh_rate(self, sigma: Tensor, abar: Tensor, abar_after: Tensor) -> Tensor:
+        """Return the standard deviation of the fresh noise: what was taken from the predicted one."""
+        return sigma
+
+
+class LargerDDIM(GridDDIM):
+    """DDIM with eta 1 whose fresh noise has the larger standard deviation, sqrt(1 - abar / abar_after).
+
+    What is taken from the predicted noise stays sigma's, so that a sample holds a little more noise than its level has.
+    Source: Song et al., arXiv:2010.02502, appendix D.3; the stochastic steps of the Keras DDIM example.
+    """
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        eta: float = 1.0,
+        use_clipped_model_output: bool = False,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        variance_noise: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> DDIMSchedulerOutput | tuple[Tensor, Tensor]:
+        """As DDIM's with eta 1, whatever `eta` says."""
+        return super().step(
+            model_output, timestep, sample, 1.0, use_clipped_model_output, generator, variance_noise, return_dict
+        )
+
+    def fresh_rate(self, sigma: Tensor, abar: Tensor, abar_after: Tensor) -> Tensor:
+        """Return the larger standard deviation; none after the last step, which ends in a picture."""
+        return torch.zeros_like(sigma) if float(sigma) == 0 else (1 - abar / abar_after) ** 0.5
 
 
 def dynamic_threshold(x0: Tensor, ratio: float, largest: float) -> Tensor:

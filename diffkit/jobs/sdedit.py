@@ -47,7 +47,7 @@ class SDEdit(Masked, OnePrompt, Many, Steps, Eta, Guided, name="sdedit", hub=STA
         base, settings = info.scheduler, self.settings
         options: dict[str, Any] = {}
         if self.strength < 1.0 and not is_flow(base):
-            if canonical(settings.scheduler or default_sampler(base)) == "ddim":
+            if canonical(settings.scheduler or default_sampler(base)) in ("ddim", "ddim_large"):
                 options["set_alpha_to_one"] = True
             free = settings.spacing is None and settings.timesteps is None and not zero_terminal_snr(base)
             scheduler = make_scheduler(base, settings, **options)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from diffkit.engine.schedules import make_noise_scheduler
+from diffkit.errors import UsageError
 from diffkit.recipes.schema import NoiseSpec
 from diffkit.training import rng
 from diffkit.training.objectives import OBJECTIVES, drop_labels, make_objective
@@ -148,3 +149,47 @@ def test_the_losses_are_the_formulas_bit_for_bit(name, variance):
         expected = expected + objective.vlb_weight * objective.bound(x0, clean, v, draw.level)
     assert torch.equal(seen["x"], x)
     assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("name", list(OBJECTIVES))
+@pytest.mark.parametrize("kind", ["mae", "huber"])
+def test_other_losses_are_torchs_of_the_same_error(name, kind):
+    objective, scheduler = build(prediction=name, loss=kind, huber_delta=0.3)
+    draw = objective.draw(X0, rng.generator("cpu", 5))
+    exact, error = answers(name, scheduler, draw), torch.randn(X0.shape, generator=rng.generator("cpu", 6))
+    got = objective.loss(lambda x, t, labels: exact + error, X0, None, draw)
+    per = torch.nn.functional.l1_loss if kind == "mae" else torch.nn.functional.huber_loss
+    more = {"delta": 0.3} if kind == "huber" else {}
+    expected = [float(per(row, torch.zeros_like(row), **more)) for row in error]
+    assert got.tolist() == pytest.approx(expected, rel=1e-4)
+    off = objective.loss(lambda x, t, labels: exact + 1.0, X0, None, draw)
+    torch.testing.assert_close(off, torch.full((4,), 1.0 if kind == "mae" else 0.3 * (1 - 0.15)))
+
+
+def test_logit_normal_times_have_their_law():
+    big = torch.zeros(20_000, 1, 1, 1)
+    for spec, mean, std in (("logit_normal", 0.0, 1.0), ("logit_normal:0.5,0.7", 0.5, 0.7)):
+        level = build(prediction="flow", times=spec)[0].draw(big, rng.generator("cpu", 7)).level.double()
+        assert 0 <= float(level.min()) < float(level.max()) <= 1
+        logit = torch.logit(level.clamp(1e-6, 1 - 1e-6))
+        assert float(logit.mean()) == pytest.approx(mean, abs=0.01)
+        assert float(logit.std()) == pytest.approx(std, abs=0.01)
+        # Its density at the middle is 4 / sqrt(2 pi) for mean 0 and std 1: how many levels lie about 1/2.
+        if mean == 0:
+            near = float(((level - 0.5).abs() < 0.05).double().mean())
+            assert near == pytest.approx(0.1 * 4 / (2 * torch.pi) ** 0.5, rel=0.03)
+    with pytest.raises(UsageError, match="law of times 'beta'"):
+        build(prediction="flow", times="beta")
+
+
+def test_uniform_noise_and_pure_noise():
+    mixed, _ = build(prediction="linear_mix", distribution="uniform")
+    draw = mixed.draw(torch.zeros(256, 1, 4, 4), rng.generator("cpu", 8))
+    assert 0 <= float(draw.noise.min()) < 0.01 < 0.99 < float(draw.noise.max()) <= 1
+    assert float(draw.noise.mean()) == pytest.approx(0.5, abs=0.01)
+    objective, scheduler = build(prediction="pure_noise")
+    assert scheduler.config.prediction_type == "sample"
+    draw = objective.draw(X0, rng.generator("cpu", 9))
+    seen = {}
+    objective.loss(lambda x, t, labels: seen.update(x=x) or X0, X0, None, draw)
+    assert torch.equal(seen["x"], draw.noise)  # nothing of the picture goes in
