@@ -24,6 +24,7 @@ _NETWORK = (
     "sample_size", "in_channels", "out_channels", "block_out_channels", "layers_per_block", "cross_attention_dim",
     "num_layers", "patch_size", "num_attention_heads", "attention_head_dim",
 )  # fmt: skip
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of batch normalizations
 _SCHEDULER = ("num_train_timesteps", "beta_schedule", "prediction_type", "variance_type", "timestep_spacing")
 
 
@@ -142,12 +143,13 @@ def _component(repo: Repo, known: ModelInfo, name: str, library: str, kind: str)
 
 
 def _header(path: Path) -> list[tuple[list[int], str]]:
-    """Shapes and types of a safetensors file, from its header alone."""
+    """Shapes and types of a safetensors file's parameters, from its header alone; statistics are none."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:
-            parts = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118
+            names = [name for name in file.keys() if not name.endswith(_STATISTICS)]  # noqa: SIM118
+            parts = [file.get_slice(name) for name in names]
             return [(part.get_shape(), part.get_dtype()) for part in parts]
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is no whole safetensors file ({error})", "Fetch or write it again.") from None

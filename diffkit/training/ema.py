@@ -2,6 +2,8 @@
 
 Batch normalization's statistics are those of what its own weights make of the images. Averaged weights with the last
 weights' statistics would be another network than either; with statistics averaged alike they are nearly their own.
+Measured (cs180 on the 8 px digits, flow, 400 updates at a rate of 1e-2, decay 0.99): loss 0.248 against 0.258; of the
+last weights 0.263.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from torch import Tensor
 from diffkit.errors import ModelError, UsageError
 from diffkit.models import load, open_repo
 from diffkit.models.course_networks import BasicUNet, CS180UNet
+from diffkit.models.inspect import describe
 from diffkit.models.kinds import KINDS, halvings, is_told_time, network_class
 from diffkit.models.memory import count_parameters
 from diffkit.models.meta import RunMeta
@@ -198,6 +199,7 @@ def test_saved_and_loaded_predicts_the_same(tmp_path: Path, preset: str, conditi
     net(torch.randn(4, 1, 12, 12), torch.tensor(3))  # moves the running statistics
     save_pipeline(tmp_path / "run", net.eval(), DDPMScheduler(num_train_timesteps=50), meta)
     model = load(str(tmp_path / "run"), device="cpu")
+    assert describe(open_repo(tmp_path / "run"))["parameters"] == sum(p.numel() for p in net.parameters())
     assert (model.info.family, model.info.network.kind) == ("ddpm", type(net.unet).__name__)
     assert (model.info.size, model.info.sample) == ((9, 9), (1, 12, 12))
     x, t = torch.randn(2, 1, 12, 12), torch.tensor(5)
