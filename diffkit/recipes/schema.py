@@ -199,7 +199,8 @@ class Recipe(_Strict):
             raise ValueError(
                 "training.lr_schedule plateau watches the validation loss; set dataset.validation, say 0.05"
             )
-        if self.training.evaluate_every and (self.dataset.streaming or self.noise.prediction == "one_step"):
+        blind = self.noise.prediction in ("one_step", "pure_noise")
+        if self.training.evaluate_every and (self.dataset.streaming or blind):
             what = "a stream has no pictures to compare" if self.dataset.streaming else "a one-step denoiser draws none"
             raise ValueError(f"training.evaluate_every: {what}; leave it at 0")
         if self.noise.zero_terminal_snr and self.noise.prediction == "epsilon":

@@ -83,8 +83,9 @@ class Evaluator:
     @cached_property
     def real(self) -> Tensor:
         """The features of real pictures."""
+        features = self.features  # by all processes, before they wait for one another again
         with self.accelerator.main_process_first():
-            return real_features(self.features, self.pictures, REAL)
+            return real_features(features, self.pictures, REAL)
 
     def measure(
         self, network: TrainedNetwork, scheduler: SchedulerMixin, meta: RunMeta, ema: EMA | None

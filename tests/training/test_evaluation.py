@@ -151,7 +151,10 @@ def test_what_cannot_be_measured_is_said_before_the_first_update(evaluated, sets
     assert not (Path(recipe.output.dir) / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("sets", [("noise.prediction=one_step",), ("dataset.streaming=true", "training.steps=3")])
+@pytest.mark.parametrize(
+    "sets",
+    [("noise.prediction=one_step",), ("noise.prediction=pure_noise",), ("dataset.streaming=true", "training.steps=3")],
+)
 def test_recipes_that_cannot_be_evaluated(sets: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match="evaluate_every"):
         load_recipe("digits", sets=["training.evaluate_every=5", *sets], environ={})
