@@ -18,6 +18,7 @@ from diffkit.jobs.output import Result
 CASES: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("sample", {"model": "tiny", "prompt": ("a red heart", "it's 2 o'clock"), "num": 5, "seed": 3}, ("steps=2,3",)),
     ("sample", {"model": "runs/x", "classes": ("two, three",), "raw": True, "guidance": 7.5}, ()),
+    ("sample", {"guides": ["color:#3070ff@40", "image:photo.png"], "guide_through": "network"}, ("guide=color:red@1",)),
     ("sdedit", {"image": "photo.png", "strength": 0.42, "prompt": "a rocket ship"}, ("strength=0.2,0.5", "seed=1")),
     ("sdedit", {"image": "-photo.png", "label": "3", "mask": "mask.png", "invert_mask": True}, ()),
     ("inpaint", {"image": "photo.png", "mask": "mask.png", "model": "tiny", "resample": 2}, ()),

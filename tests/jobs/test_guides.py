@@ -49,7 +49,7 @@ def redness(done: Done) -> torch.Tensor:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("through", ["x0", "network"])
 def test_every_family_goes_to_a_colour(models, family: str, through: str) -> None:
-    """A grey picture goes to where the three distances are smallest together. No call is added."""
+    """No network call is added, and a grey picture goes to where the three distances are smallest together."""
     model = Counting(models(family))
     plain = sampled(model, family)
     calls = len(model.rows)
