@@ -24,7 +24,7 @@ FLOORS = (
     {"jobs"},
     {"cli", "__main__", ""},
 )
-LARGEST = 380
+LARGEST = 300
 
 
 def imports(module: str) -> set[str]:

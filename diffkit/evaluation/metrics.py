@@ -205,8 +205,8 @@ class MIND:
     """Monge inception distance: 3 D times the mean, over random directions, of the squared 2-Wasserstein distance.
 
     On a line that distance is exact, by sorting; of sets of unlike sizes by their quantile functions. Source: Berthet
-    et al., arXiv:2605.06797. Its abstract says: sliced Wasserstein, one-dimensional distances by sorting; the factor
-    3 D and the 1000 directions are those of three public implementations, which agree.
+    et al., arXiv:2605.06797. Its abstract says: sliced Wasserstein, one-dimensional distances by sorting. The factor
+    3 D is that of three public implementations, which agree; of directions two of them take 1000, and one 100.
 
     Attributes:
         directions: How many; drawn alike in every call.

@@ -10,11 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from diffkit.training.lock import run_folder
     from diffkit.training.loop import Plan, TrainState, TrainStep, train
-    from diffkit.training.run import Progress, fit, run_folder
+    from diffkit.training.run import Progress, fit
 
 __all__ = ["Plan", "Progress", "TrainState", "TrainStep", "fit", "run_folder", "train"]
-_HOMES = {name: "run" if name in ("Progress", "fit", "run_folder") else "loop" for name in __all__}
+_HOMES = dict.fromkeys(__all__, "loop") | {"Progress": "run", "fit": "run", "run_folder": "lock"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""One run per output folder: a lock that the operating system releases when its holder dies."""
+"""A run's output folder, and one run in each: a lock that the operating system releases when its holder dies."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from diffkit.errors import BusyError, UsageError
+from diffkit.recipes.schema import Recipe
 
 try:
     import fcntl
 except ImportError:  # Windows: the pid in the file decides
     fcntl = None  # type: ignore[assignment]
+
+
+def run_folder(recipe: Recipe) -> Path:
+    """Return the run's folder: the recipe's own, or runs/NAME."""
+    return Path(recipe.output.dir or f"runs/{recipe.name}")
 
 
 def prepare_folder(folder: Path) -> None:

@@ -20,16 +20,17 @@ from diffkit.errors import NumericalError, Terminated
 from diffkit.models.devices import keep_memory
 from diffkit.recipes import reading as recipes
 from diffkit.recipes.schema import Recipe
-from diffkit.training import build, checkpoint, fast, publish, result, resume, rng
+from diffkit.training import build, checkpoint, fast, publish, result, resume
 from diffkit.training import state as states
 from diffkit.training.card import model_card
 from diffkit.training.evaluation import Evaluator, read_best
 from diffkit.training.finetune import at_source_size
-from diffkit.training.lock import hold, prepare_folder
+from diffkit.training.lock import hold, prepare_folder, run_folder
 from diffkit.training.loop import Plan, TrainStep, train
 from diffkit.training.metrics import Metrics
 from diffkit.training.objectives import Objective, make_objective
 from diffkit.training.signals import Stop
+from diffkit.training.validation import validation_loss
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -49,11 +50,6 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
-
-
-def run_folder(recipe: Recipe) -> Path:
-    """Return the run's folder: the recipe's own, or runs/NAME."""
-    return Path(recipe.output.dir or f"runs/{recipe.name}")
 
 
 def fit(recipe: Recipe, *, force_resume: bool = False, on_progress: OnProgress | None = None) -> dict[str, Any]:
@@ -161,7 +157,7 @@ class Run:
                 self._validate(step)
             if spec.evaluate_every and at(spec.evaluate_every):
                 self._evaluate(step)
-            if (spec.preview_every and at(spec.preview_every)) or done:
+            if done or (spec.preview_every and at(spec.preview_every)):
                 self._preview(step.step)
             ending = self._ending(stop, step)
             if at(spec.checkpoint_every) or ending:
@@ -224,24 +220,9 @@ class Run:
         if self.recipe.output.report_to:
             self.accelerator.log({k: v for k, v in values.items() if v is not None}, step=step)
 
-    @torch.no_grad()
     def _validate(self, step: TrainStep) -> None:
-        """The loss of the averaged weights on the held-out part, with the same noise every time."""
-        state, spec = self.state, self.recipe.training
-        total = torch.zeros(2, device=state.device)
-        with state.ema.applied() if state.ema else contextlib.nullcontext():
-            state.wrapped.eval()
-            for number, batch in enumerate(self.loader.validation()):
-                images = state.codec.encode(batch.images)
-                place = (spec.seed, "validation", number, self.accelerator.process_index)
-                draw = self.objective.draw(images, rng.generator(state.device, *place))
-                labels = self.network.labels_of(batch)
-                losses = self.objective.loss(state.wrapped, images, labels, draw)
-                total += torch.stack([losses.sum(), torch.tensor(float(len(losses)), device=state.device)])
-            state.wrapped.train()
-        if self.accelerator.num_processes > 1:
-            total = self.accelerator.reduce(total, "sum")
-        value = float(total[0] / total[1].clamp_min(1))
+        state = self.state
+        value = validation_loss(state, self.loader, self.objective, self.accelerator, self.recipe.training.seed)
         if state.plateau and state.plateau.observe(value):
             LOG.info("step %d: validation loss on a plateau, learning rate times %.3g", step.step, state.plateau.factor)
         if self.main:
@@ -277,12 +258,9 @@ class Run:
         tensors = states.collect(self.state)
         if self.main:
             facts = {
-                **states.summary(self.state, self.accelerator.scaler),
-                "recipe": self.recipe.model_dump(mode="json"),
-                "world": self.accelerator.num_processes,
-                "length": self.loader.length,
-                "dataset": self.marks,
-            }
+                **states.summary(self.state, self.accelerator.scaler), "recipe": self.recipe.model_dump(mode="json"),
+                "world": self.accelerator.num_processes, "length": self.loader.length, "dataset": self.marks,
+            }  # fmt: skip
             keep = self.recipe.training.keep_checkpoints
             checkpoint.save(self.folder / "checkpoints", self.state.step, tensors, facts, keep=keep)
         self.accelerator.wait_for_everyone()
