@@ -38,7 +38,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "course28": _row((32, 64, 64), ".aa", 2, 32),
     # 9.3 M; small colour images, 32 -> 16 -> 8 -> 4, attention at 16 and 8.
     "unet32": _row((64, 128, 128, 128), ".aa.", 2, 32),
-    # 7.0 M; the widths and depth of the Keras DDIM example at 64 px, 64 -> 32 -> 16 -> 8, without attention.
+    # 4.9 M; the widths and depth of the Keras DDIM example at 64 px, 64 -> 32 -> 16 -> 8, without attention.
     "keras64": _row((32, 64, 96, 128), "....", 2, 32, add_attention=False),
     # 18.5 M; the Hugging Face course's butterflies net at 64 px, attention at 16 and 8.
     "butterflies64": _row((64, 128, 128, 256), "..aa", 2, 32),
