@@ -22,6 +22,7 @@ FLOORS = (
     {"illusions"},
     {"evaluation", "training"},
     {"jobs"},
+    {"lab"},
     {"cli", "__main__", ""},
 )
 LARGEST = 300

@@ -141,7 +141,8 @@ class Denoise(OneImage, OnePrompt, Many, Eta, name="denoise", hub=DEEPFLOYD):
         x0 = model.codec.encode(image).expand(count, -1, -1, -1)
         noise, clean = fresh_noise(x0, work.random), image.cpu()
         if model.info.one_step:
-            levels = [(f"sigma={sigma:g}", f"{sigma:g}", 0, 1.0, 2 * sigma) for sigma in self.sigmas()]
+            white = _white(model, image)  # of the network's samples, what 1 is of pixels from 0 to 1
+            levels = [(f"sigma={sigma:g}", f"{sigma:g}", 0, 1.0, white * sigma) for sigma in self.sigmas()]
         else:
             levels = [(f"t={t}", str(t), t, *level(model.scheduler, t)) for t in self.levels()]
         scores: dict[str, dict[str, float]] = {name: {} for name in self.shown(model.info)}
@@ -221,6 +222,11 @@ class _Work:
 
         with torch.no_grad():
             return self.model.codec.decode(x).float().cpu()
+
+
+def _white(model: Model, image: Tensor) -> float:
+    """How far white lies from black in the network's samples: 2 where it sees pixels from -1 to 1."""
+    return float((model.codec.encode(image * 0 + 1) - model.codec.encode(image * 0 - 1)).mean())
 
 
 def _add(

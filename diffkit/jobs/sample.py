@@ -21,6 +21,8 @@ from diffkit.models.classes import class_label
 from diffkit.types import Model, ModelInfo, Step
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from diffkit.models import LoadOptions
 
 # What the model that ships with diffkit draws where nothing is asked for.
@@ -53,6 +55,9 @@ class Sample(Batched, Steps, Eta, Guided, name="sample", hub=STABLE_DIFFUSION):
     )
     stop_noise_after: Annotated[int | None, opt(metavar="N")] = Field(
         None, ge=0, description="No fresh noise after N steps."
+    )
+    states: Annotated[int | None, opt(metavar="N")] = Field(
+        None, ge=1, description="On the sheet the first picture at every N-th step, and below it what it was to be."
     )
     num: Annotated[int | None, opt("num", "n")] = Field(
         None, ge=1, le=MOST_PICTURES, description="How many pictures; one per class when left out."
@@ -189,8 +194,22 @@ class Sample(Batched, Steps, Eta, Guided, name="sample", hub=STABLE_DIFFUSION):
         from diffkit.models.conditioning import finished
         from diffkit.pictures.tensors import from_tensor
 
-        x = yield from take(self.steps_of(model, batch))
-        return Drawn(from_tensor(finished(model, x)))
+        sheet: list[tuple[str, Image.Image]] = []
+        x = yield from take(self._shown(self.steps_of(model, batch), model, sheet))
+        return Drawn(from_tensor(finished(model, x)), sheet=sheet)
+
+    def _shown(self, steps: Iterator[Step], model: Model, sheet: list[tuple[str, Image.Image]]) -> Iterator[Step]:
+        """Pass steps on; put the first picture's state after every N-th on the sheet, its estimate of x0 below."""
+        import torch
+
+        from diffkit.pictures.tensors import from_tensor
+
+        for step in steps:
+            if self.states is not None and (step.index % self.states == 0 or step.index + 1 == step.total):
+                with torch.no_grad():
+                    parts = [model.codec.decode(x[:1]).float().cpu() for x in (step.x, step.x0) if x is not None]
+                sheet.append((f"t={float(step.t):g}", from_tensor(torch.cat(parts, dim=2))[0]))
+            yield step
 
     def steps_of(self, model: Model, batch: Batch) -> Iterator[Step]:
         """Draw one batch, step by step.

@@ -1,0 +1,78 @@
+"""The networks of CS180, part B, as trainings: the course's recipes, and what differs on a laptop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffkit.lab.pieces import Made
+from diffkit.lab.section import Lab, Table
+from diffkit.lab.trainings import Training, train
+
+_CURVES = "training.log_every=5"
+
+
+def narrow(width: int, steps: int, every: int) -> tuple[str, ...]:
+    """Return what differs from a recipe on a laptop: a narrower network, fewer updates, previews in between."""
+    return (
+        f"model.overrides.hidden={width}",
+        f"training.steps={steps}",
+        f"training.preview_every={every}",
+        _CURVES,
+        "training.preview_images=20",
+    )
+
+
+def one_step(lab: Lab) -> Training:
+    """The denoiser of sigma 0.5."""
+    quick = (*narrow(32, 150, 30), "training.batch_size=64", "training.lr=1e-3")
+    return train(lab, "cs180-one-step", "Clean, noisy, denoised, as the training goes on", quick=quick, epochs=(1, 5))
+
+
+def by_time(lab: Lab, flow: bool) -> Training:
+    """The network that is told the time."""
+    if flow:
+        quick = (*narrow(32, 240, 80), "training.preview_steps=25", "training.batch_size=64", "training.lr=3e-3")
+        return train(lab, "cs180-flow-time", "As the training goes on", quick=quick, epochs=(1, 5, 10))
+    quick = (*narrow(32, 240, 80), "training.preview_steps=25", "training.batch_size=64")
+    return train(lab, "cs180-time", "As the training goes on", quick=quick, epochs=(5, 20))
+
+
+def by_class(lab: Lab, flow: bool, *sets: str) -> Training:
+    """The network that is told the class, too."""
+    quick = (*narrow(32, 300, 150), "training.preview_steps=25", "training.batch_size=64")
+    if flow:
+        slower = () if any(one.startswith("training.lr=") for one in sets) else ("training.lr=3e-3",)
+        return train(
+            lab, "cs180-flow-class", "As the training goes on", sets=sets, quick=(*quick, *slower), epochs=(1, 5, 10)
+        )
+    return train(lab, "cs180-class", "As the training goes on", sets=sets, quick=quick, epochs=(5, 20))
+
+
+def trained(made: Made) -> Table:
+    """What a training took, and where it ended."""
+    curve, done = made.payload["curve"], made.payload
+    row = (
+        f"{done['parameters']:,}",
+        str(done["step"]),
+        f"{done['epoch']:.2g}",
+        f"{curve[0]['loss']:.4f}",
+        f"{curve[-1]['loss']:.4f}",
+        f"{made.seconds:.0f}",
+    )
+    return Table(("parameters", "updates", "epochs", "first loss", "last loss", "seconds"), (row,))
+
+
+def notes(lab: Lab) -> tuple[str, ...]:
+    reduced = "" if lab.full else "Reduced for a laptop: a narrower network and fewer updates than the course's."
+    return tuple(line[0].upper() + line[1:] for line in (lab.data[1], reduced) if line)
+
+
+def four_of_each(flow: bool, full: bool) -> dict[str, Any]:
+    """How digits by class are drawn: four of each, guidance 5."""
+    return {
+        "classes": ("all",),
+        "num": 40,
+        "guidance": 5.0,
+        "batch_size": 40,
+        **({"steps": 300 if full else 50} if flow else {"scheduler": "ddpm", "steps": 300 if full else 100}),
+    }
