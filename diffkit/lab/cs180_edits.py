@@ -52,8 +52,8 @@ def _edits(lab: Lab, year: int | None, images: Sequence[Path], words: Sequence[s
     for image, word in zip(images, words, strict=True):
         caption = image.stem if word is None else f"{image.stem}: {word}"
         plain: dict[str, Any] = {"guidance": 1.0} if word is not None and word == lab.words.plain else {}
-        found.append(lab.draw("sdedit", caption, image=image, sweep=(sweep,), labels=labels, **way, **plain,
-                              **lab.told(word)))  # fmt: skip
+        told = {**way, **plain, **lab.told(word)}
+        found.append(lab.draw("sdedit", caption, image=image, sweep=(sweep,), labels=labels, before=True, **told))
     return found
 
 
@@ -148,7 +148,17 @@ def inpaint(year: int | None) -> Section:
         often: dict[str, Any] = {"resample": 3, "jump": 5} if not lab.info.latent else {}
         way: dict[str, Any] = {} if is_flow(lab.info.scheduler) else {"scheduler": "ddpm", "steps": 30}
         pieces = [
-            lab.draw("inpaint", image.stem, image=image, mask=mask, num=4, **often, **way, **lab.told(lab.words.plain))
+            lab.draw(
+                "inpaint",
+                image.stem,
+                image=image,
+                mask=mask,
+                num=4,
+                before=True,
+                **often,
+                **way,
+                **lab.told(lab.words.plain),
+            )
             for image, mask in zip(lab.images, masks, strict=True)
         ]
 

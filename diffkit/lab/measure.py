@@ -25,7 +25,12 @@ def pixels(path: Path) -> Pixels:
 
 def pictures(made: Made) -> list[Path]:
     """Return the files of a piece that are single pictures."""
-    return [made.folder / one.file for one in made.pictures if not one.file.endswith(".gif")]
+    return [made.folder / one.file for one in made.pictures if not one.file.endswith(".gif") and not _given(one.file)]
+
+
+def _given(name: str) -> bool:
+    """Whether a file shows what went in."""
+    return name.startswith("input-")
 
 
 def variety(made: Made) -> float:

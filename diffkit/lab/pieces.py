@@ -156,6 +156,7 @@ class Drawing:
         gif: Whether the animation is shown.
         mark: What tells the model's weights from others.
         labels: What stands under the combinations of a sweep, or under the pictures, in place of what they are.
+        before: Whether the picture that goes in is shown, too, and its mask.
     """
 
     job: Job
@@ -164,12 +165,13 @@ class Drawing:
     gif: bool = False
     mark: str = ""
     labels: tuple[str, ...] = ()
+    before: bool = False
     needs: Path | None = None
 
     @classmethod
     def of(
         cls, name: str, values: Mapping[str, Any], caption: str, info: ModelInfo | None, mark: str = "", *,
-        sweep: Sequence[str] = (), gif: bool = False, labels: Sequence[str] = (),
+        sweep: Sequence[str] = (), gif: bool = False, labels: Sequence[str] = (), before: bool = False,
     ) -> Drawing:  # fmt: skip
         """Make a job of values and check it, all combinations of a sweep included.
 
@@ -182,6 +184,7 @@ class Drawing:
             sweep: Combinations to try.
             gif: Whether the animation is shown.
             labels: What stands under the pictures.
+            before: Whether what goes in is shown, too.
 
         Raises:
             UsageError: The model cannot.
@@ -197,7 +200,7 @@ class Drawing:
             for one in jobs:
                 assert isinstance(one, PictureJob)
                 one.fitted(info).check(info)
-        return cls(job, caption, tuple(sweep), gif, mark, tuple(labels))
+        return cls(job, caption, tuple(sweep), gif, mark, tuple(labels), before)
 
     @cached_property
     def line(self) -> str:
@@ -209,7 +212,7 @@ class Drawing:
         """See `Piece`; an image counts by what it shows."""
         return {
             "command": self.job.name, "values": {k: str(v) for k, v in self.job.given().items()}, "sweep": self.sweep,
-            "gif": self.gif, "mark": self.mark, "labels": self.labels,
+            "gif": self.gif, "mark": self.mark, "labels": self.labels, "before": self.before,
             "inputs": {name: file_digest(path) for name, path in self.job.inputs().items()},
         }  # fmt: skip
 
@@ -228,7 +231,7 @@ class Drawing:
         """The pictures with their labels: combination, prompt or class, or seed."""
         from diffkit.pictures.metadata import read_recipe
 
-        shown: list[Shown] = []
+        shown = self._inputs(folder, Path(payload["images"][0])) if self.before else []
         names = iter(self.labels)
         for cell in payload.get("sweep") or [{"values": "", "images": payload["images"]}]:
             for path in map(Path, cell["images"]):
@@ -242,6 +245,20 @@ class Drawing:
         if payload.get("gif"):
             shown.append(Shown(Path(payload["gif"]).name, "on the way"))
         return shown
+
+    def _inputs(self, folder: Path, like: Path) -> list[Shown]:
+        """Copies of the picture and the mask that go in, cut as the model takes them."""
+        from PIL import Image
+
+        from diffkit.pictures.images import cut, open_image
+
+        with Image.open(like) as drawn:
+            width, height = drawn.size
+        found = []
+        for name, path in self.job.inputs().items():
+            cut(open_image(path), width, height).save(folder / f"input-{name}.png")
+            found.append(Shown(f"input-{name}.png", {"image": "the picture", "mask": "white is new"}.get(name, name)))
+        return found
 
 
 def _without_paths(payload: Mapping[str, Any]) -> dict[str, Any]:

@@ -117,7 +117,7 @@ class Lab:
 
     def draw(
         self, job: str, caption: str = "", *, sweep: tuple[str, ...] = (), gif: bool = False,
-        labels: Sequence[str] = (), **values: Any,
+        labels: Sequence[str] = (), before: bool = False, **values: Any,
     ) -> Drawing:  # fmt: skip
         """Plan a picture command by the lab's model, and check that the model can do it.
 
@@ -127,13 +127,16 @@ class Lab:
             sweep: Combinations to try.
             gif: Show the animation, too.
             labels: What stands under the pictures, in place of what they are.
+            before: Show the picture that goes in, too.
             values: The job's fields.
 
         Raises:
             UsageError: The model cannot.
         """
         values = {"model": self.model, "seed": self.seed, **values}
-        return Drawing.of(job, values, caption, self.info, self.mark, sweep=sweep, gif=gif, labels=labels)
+        return Drawing.of(
+            job, values, caption, self.info, self.mark, sweep=sweep, gif=gif, labels=labels, before=before
+        )
 
     def told(self, word: str | None, name: str = "label") -> dict[str, Any]:
         """Return the field that tells the model a prompt or a class; nothing for an unconditional model.
