@@ -10,7 +10,7 @@ import typer
 from diffkit.cli import options
 from diffkit.cli.runner import Output, command
 
-Course = Annotated[str, typer.Argument(metavar="COURSE", help="cs180.")]
+Course = Annotated[str, typer.Argument(metavar="COURSE", help="cs180, hf-course or keras-ddim.")]
 Year = Annotated[int | None, typer.Option("--year", help="Of cs180: 2024, 2025 or 2026.")]
 Images = Annotated[
     list[Path] | None,

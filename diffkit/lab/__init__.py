@@ -27,9 +27,19 @@ _BEFORE_2025 = tuple(name for name in _PART_B if name not in ("pure-noise", "wit
 _FLOW_A = (*_PART_A[:4], "velocity", *_PART_A[4:])
 ROWS: dict[str, dict[int | None, tuple[str, ...]]] = {
     "cs180": {2024: _PART_A + _BEFORE_2025, 2025: _PART_A + _PART_B, 2026: _FLOW_A + _PART_B},
+    "hf-course": {
+        None: (
+            "1.1-schedules", "1.1-noise", "1.1-train", "1.2-corruption", "1.2-train", "1.2-sampling", "2.1-sampling",
+            "2.1-finetune", "2.1-color", "2.1-clip", "2.2-class", "3-generate", "3-guidance", "3-parts", "3-loop",
+            "3-img2img", "3-inpaint", "4.1-round-trip", "4.1-edit",
+        )
+    },
+    "keras-ddim": {None: ("schedule", "train", "kid", "steps", "interpolation", "stochastic")},
 }  # fmt: skip
 _MODULES = {
     "cs180": ("cs180", "cs180_edits", "cs180_training"),
+    "hf-course": ("hf_course", "hf_pipelines"),
+    "keras-ddim": ("keras_ddim",),
 }
 
 

@@ -108,7 +108,8 @@ def _section(outcome: Outcome) -> str:
     elif outcome.plan is not None:
         parts += [f"<p>{text(note)}</p>" for note in outcome.plan.notes]
         for piece, made in zip(outcome.plan.pieces, outcome.made, strict=True):
-            parts.append(_piece(piece, made))
+            where = outcome.shared.get(made.folder)
+            parts.append(_piece(piece, made) if where is None else _elsewhere(piece, where))
         parts += [_measured(one) for one in outcome.measured]
         parts.append(f'<p class="faint">Made in {outcome.seconds:.1f} s.</p>')
     parts.append(f'<p class="source">Source: {text(section.source)}. <a class="top" href="#top">Contents</a></p>')
@@ -130,6 +131,12 @@ def _piece(piece: Piece, made: Made) -> str:
         parts.append('<div class="sheets">' + "".join(_sheet(*row) for row in sheets) + "</div>")
     parts.append(f'<div class="command"><pre>{escape(piece.line, quote=False)}</pre></div>')
     return "\n".join(parts)
+
+
+def _elsewhere(piece: Piece, name: str) -> str:
+    """A piece that an earlier section shows."""
+    link = f'<p class="faint">Made and shown in <a href="#{name}">{escape(name)}</a>:</p>'
+    return f'{link}<div class="command"><pre>{escape(piece.line, quote=False)}</pre></div>'
 
 
 def _figure(one: Shown, path: Path, size: tuple[int, int]) -> str:

@@ -35,6 +35,7 @@ class Outcome:
         measured: Tables and sentences.
         why: Why it was not made; "" if it was.
         code: The exit code of the error that stopped it; 0 where the model cannot do it, which is no error.
+        shared: Folders of pieces that an earlier section has, too, with its name: shown and counted there.
     """
 
     section: Section
@@ -43,6 +44,7 @@ class Outcome:
     measured: list[Table | str] = field(default_factory=list)
     why: str = ""
     code: int = 0
+    shared: dict[Path, str] = field(default_factory=dict)
 
     @property
     def whole(self) -> bool:
@@ -51,8 +53,8 @@ class Outcome:
 
     @property
     def seconds(self) -> float:
-        """How long its pieces took, now or earlier."""
-        return round(sum(one.seconds for one in self.made), 2)
+        """How long its own pieces took, now or earlier."""
+        return round(sum(one.seconds for one in self.made if one.folder not in self.shared), 2)
 
 
 def chosen(sections: Sequence[Section], only: Sequence[str]) -> list[Section]:
@@ -88,6 +90,7 @@ def work(lab: Lab, outcomes: Sequence[Outcome], bench: Bench) -> None:
         DiffkitError: Of what would stop the other sections, too: a full disk, Ctrl-C.
     """
     root = lab.folder / "pieces"
+    first: dict[Path, str] = {}
     for number, outcome in enumerate(outcomes, 1):
         if outcome.plan is None:
             LOG.info("%d of %d, %s: not made: %s", number, len(outcomes), outcome.section.name, outcome.why)
@@ -97,6 +100,8 @@ def work(lab: Lab, outcomes: Sequence[Outcome], bench: Bench) -> None:
         try:
             with _quiet():
                 outcome.made += [make(piece, root, bench) for piece in outcome.plan.pieces]
+            outcome.shared = {one.folder: first[one.folder] for one in outcome.made if one.folder in first}
+            first |= {one.folder: outcome.section.name for one in outcome.made if one.folder not in first}
             outcome.measured = outcome.plan.measured(outcome.made)
         except _OWN as error:
             outcome.why, outcome.code = _said(error), error.exit_code

@@ -138,3 +138,30 @@ def test_times_off_the_way_have_no_velocity(photo: Path, times: str) -> None:
 def test_latents_have_no_velocity_to_show(photo: Path, folders: dict[str, Path]) -> None:
     with pytest.raises(UsageError, match="pixels"):
         diffkit.velocity(photo, model=str(folders["sd"]), prompt="a cat")
+
+
+def test_states_and_estimates_stand_on_the_sheet(tmp_path: Path, run_cli: Callable[..., Any]) -> None:
+    ran = run_cli("sample", "tiny", "-p", "a red heart", "--steps", "5", "--states", "2", "--json", "--out", tmp_path)
+    assert ran.code == 0, ran.stderr
+    done = json.loads(ran.stdout)
+    with Image.open(done["grid"]) as sheet, Image.open(done["images"][0]) as last:
+        width, height = sheet.size
+        assert round(width / height * 2) >= 3  # three states (after steps 1, 3, 5), each above its estimate
+        assert last.size == (32, 32)
+    plain = run_cli("sample", "tiny", "-p", "a red heart", "--steps", "5", "--json", "--out", tmp_path / "plain")
+    with Image.open(done["images"][0]) as one, Image.open(json.loads(plain.stdout)["images"][0]) as other:
+        assert one.tobytes() == other.tobytes()
+
+
+def test_sigma_means_the_same_to_networks_of_other_ranges(tmp_path: Path) -> None:
+    """Of a network that sees pixels from 0 to 1 the noise is half as large in its own numbers: the same picture."""
+    from diffkit.jobs.denoise import _white
+    from diffkit.models.pixels import PixelCodec
+
+    class Model:
+        codec = PixelCodec(8, 8, [-1.0], [2.0])
+
+    image = torch.zeros(1, 1, 8, 8)
+    assert _white(Model(), image) == pytest.approx(1.0)  # type: ignore[arg-type]
+    Model.codec = PixelCodec(8, 8)
+    assert _white(Model(), image) == pytest.approx(2.0)  # type: ignore[arg-type]

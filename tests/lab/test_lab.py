@@ -244,6 +244,15 @@ def test_an_error_of_one_section_stops_no_other_and_is_tried_again(tmp_path: Pat
     assert (code, drawn) == (0, [1, 2])
 
 
+def test_a_piece_of_two_sections_is_shown_and_counted_once(tmp_path: Path, drawn: list[int]) -> None:
+    done, _ = report(lab_of("cs180", 2024), [_made_up("one", 0), _made_up("two", 0)], tmp_path / "r.html", Bench())
+    page = (tmp_path / "r.html").read_text()
+    assert drawn == [1]
+    assert _Page(page).images == 1
+    assert 'shown in <a href="#one">one</a>' in page
+    assert [one["seconds"] > 0 for one in done.payload["sections"]] == [True, False]
+
+
 def test_another_picture_or_seed_is_another_piece(tmp_path: Path) -> None:
     for name, color in (("a", "red"), ("b", "blue")):
         Image.new("RGB", (20, 20), color).save(tmp_path / f"{name}.png")
@@ -316,6 +325,7 @@ BAD: list[tuple[list[str], int, str]] = [
     (["cs181"], 2, "unknown course"),
     (["cs180"], 2, "--year"),
     (["cs180", "--year", "2023"], 2, "2024, 2025, 2026"),
+    (["hf-course", "--year", "2024"], 2, "has no years"),
     (["cs180", "--year", "2024", "--only", "forwards"], 2, "forward"),
     (["cs180", "--year", "2024", "--image", "none.png"], 3, "none.png"),
     (["cs180", "--year", "2024", "--image", "text.png"], 3, "text.png"),
@@ -324,7 +334,7 @@ BAD: list[tuple[list[str], int, str]] = [
     (["cs180", "--year", "2024", "--out", "file/report.html"], 2, "file"),
     (["cs180", "--year", "2024", "--device", "tpu"], 2, "tpu"),
     (["cs180", "--year", "2024", "--model", "./nowhere"], 4, "nowhere"),
-    (["cs180", "--year", "2024", "--data", "./nowhere", "--only", "noising"], 3, "nowhere"),
+    (["keras-ddim", "--data", "./nowhere", "--only", "train"], 3, "nowhere"),
 ]
 
 
