@@ -240,7 +240,8 @@ class Drawing:
                 several = len(cell["images"]) > 1 and (cell["values"] or len(words) == 0)
                 label = f"{words} seed {recipe['seed']}".strip() if several else words
                 shown.append(Shown(path.name, next(names, label)))
-        if not payload.get("sweep") and self.job.name in ("anagram", "hybrid", "invert") and payload.get("grid"):
+        laid_out = self.job.name in ("anagram", "hybrid", "invert") or self.job.given().get("states")
+        if not payload.get("sweep") and laid_out and payload.get("grid"):
             shown = [Shown(Path(payload["grid"]).name)]  # every view, or both ways, side by side
         if payload.get("gif"):
             shown.append(Shown(Path(payload["gif"]).name, "on the way"))

@@ -16,7 +16,7 @@ from PIL import Image
 from diffkit.errors import UsageError
 from diffkit.lab import ROWS, rows, sections
 from diffkit.lab import run as runs
-from diffkit.lab.pieces import Bench, Drawing, digest, kept
+from diffkit.lab.pieces import Bench, Drawing, digest, kept, make
 from diffkit.lab.report import formula
 from diffkit.lab.run import planned, report
 from diffkit.lab.section import Cannot, Lab, Plan, Section, Table, section
@@ -251,6 +251,13 @@ def test_a_piece_of_two_sections_is_shown_and_counted_once(tmp_path: Path, drawn
     assert _Page(page).images == 1
     assert 'shown in <a href="#one">one</a>' in page
     assert [one["seconds"] > 0 for one in done.payload["sections"]] == [True, False]
+
+
+def test_states_of_a_picture_are_shown_as_laid_out(tmp_path: Path) -> None:
+    lab = lab_of("hf-course")
+    piece = lab.draw("sample", num=1, steps=4, states=2, prompt=("a red heart",))
+    made = make(piece, lab.folder / "pieces", Bench())
+    assert [one.file for one in made.pictures] == ["sample-grid.png"]
 
 
 def test_another_picture_or_seed_is_another_piece(tmp_path: Path) -> None:
