@@ -71,8 +71,9 @@ def setup(year: int | None) -> Section:
     def plan(lab: Lab) -> Plan:
         words = lab.words.several if lab.info.conditioning != "none" else ()
         told = {"prompt" if lab.info.text else "classes": words} if words else {"num": 3}
-        counts = "steps=5,20,50"
-        piece = lab.draw("sample", f"{len(words) or 3} pictures by 5, 20 and 50 steps", sweep=(counts,), **told)
+        counts = ", ".join(str(count) for count in dict.fromkeys(map(lab.steps, (5, 20, 50))))
+        sweep = f"steps={counts.replace(' ', '')}"
+        piece = lab.draw("sample", f"{len(words) or 3} pictures by {counts} steps", sweep=(sweep,), **told)
 
         def measured(made: list[Made]) -> list[Table | str]:
             encode = made[0].payload["seconds"].get("encode")
@@ -200,7 +201,7 @@ def iterative(year: int | None) -> Section:
         source=FLOW if flow else f"{HO}, algorithm 2 between grid points",
     )  # fmt: skip
     def plan(lab: Lab) -> Plan:
-        begin = timestep_at(lab.info.scheduler, 0.5) if flow else lab.grid()[10]
+        begin = timestep_at(lab.info.scheduler, 0.5) if flow else lab.at(690)
         way: dict[str, Any] = {"stride": lab.at(30) or 1}
         if flow:
             way = (

@@ -27,9 +27,9 @@ def strengths(lab: Lab, year: int | None) -> tuple[dict[str, Any], list[float], 
     A strength is a share of the steps; it is chosen so that the first step is at the course's level.
     """
     if flows(year) or is_flow(lab.info.scheduler):
-        way: dict[str, Any] = {"steps": 50, **({} if is_flow(lab.info.scheduler) else {"scheduler": "ddim"})}
+        way: dict[str, Any] = {"steps": lab.steps(50), **({} if is_flow(lab.info.scheduler) else {"scheduler": "ddim"})}
     else:
-        way = {"steps": 33, "scheduler": "ddpm"}  # 960, 930, ..., 0 of 1000
+        way = {"steps": lab.steps(33), "scheduler": "ddpm"}  # 960, 930, ..., 0 of 1000
     job = SDEdit.model_validate({"model": lab.model, "strength": 0.999, **way}).fitted(lab.info)
     grid = job.sampling_timesteps(lab.info)
     count = len(grid)
@@ -37,7 +37,7 @@ def strengths(lab: Lab, year: int | None) -> tuple[dict[str, Any], list[float], 
         wanted = [min(range(count), key=lambda k: abs(flow_time(lab.info.scheduler, grid[k]) - t)) for t in _TIMES]
         names = [f"t = {t:g}" for t in _TIMES]
     else:
-        wanted = [min(range(count), key=lambda k: abs(grid[k] - lab.grid()[i])) for i in _INDICES]
+        wanted = [min(range(count), key=lambda k: abs(grid[k] - lab.at(990 - 30 * i))) for i in _INDICES]
         names = [f"i_start = {i}" for i in _INDICES]
     # Strength 1 is pure noise; the first step of the grid with the picture in it is just below.
     return way, [round(min((count - k) / count, 0.999), 3) for k in wanted], names

@@ -133,6 +133,8 @@ class Lab:
         Raises:
             UsageError: The model cannot.
         """
+        if "steps" in values:
+            values["steps"] = self.steps(values["steps"])
         values = {"model": self.model, "seed": self.seed, **values}
         return Drawing.of(
             job, values, caption, self.info, self.mark, sweep=sweep, gif=gif, labels=labels, before=before
@@ -162,9 +164,13 @@ class Lab:
         """Return a timestep of 0..999 on the scale of the model's own T."""
         return min(t * self.info.timesteps // 1000, self.info.timesteps - 1)
 
+    def steps(self, count: int) -> int:
+        """Return a number of steps that the model has timesteps for."""
+        return min(count, self.info.timesteps)
+
     def grid(self) -> list[int]:
-        """Return the course's strided timesteps, from 990 down to 0 by 30 of 1000."""
-        return [self.at(t) for t in range(990, -1, -30)]
+        """Return the course's strided timesteps, from 990 down to 0 by 30 of 1000, none twice."""
+        return list(dict.fromkeys(self.at(t) for t in range(990, -1, -30)))
 
 
 def numbers(values: Sequence[float], digits: int = 2) -> tuple[str, ...]:

@@ -380,3 +380,16 @@ def test_a_refusal_is_no_error(tmp_path: Path) -> None:
 
 def test_formulas_are_set_above_and_below_the_line() -> None:
     assert formula("x_{t'} < y^{−1} | z") == "x<sub>t'</sub> &lt; y<sup>−1</sup><br>z"
+
+
+@pytest.mark.parametrize("family", ["plain", "classes", "flow", "sd", "if"])
+@pytest.mark.parametrize(("course", "year"), [("cs180", 2025), ("cs180", 2026), ("hf-course", None)])
+def test_every_family_is_planned(course: str, year: int | None, family: str, folders: dict[str, Path]) -> None:
+    """What a model cannot do is said, and the rest is planned; the words are those it takes."""
+    outcomes = planned(lab_of(course, year, model=str(folders[family])), sections(course, year))
+    made = {one.section.name for one in outcomes if one.plan}
+    assert made & {"forward", "1.1-noise"}
+    if course == "cs180":
+        told = {"guidance", "anagrams", "hybrids", "text-sdedit"}
+        assert told <= made or family == "plain", [(one.section.name, one.why) for one in outcomes if one.why]
+        assert ("velocity" in made) is (year == 2026 and family != "sd")
