@@ -50,7 +50,10 @@ class Job(BaseModel):
         gaps: Whether a later one of those may be given without the one before it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True,
+        protected_namespaces=("model_dump", "model_validate"),  # pydantic 2.9 would warn of the field `model_2`
+    )  # fmt: skip
 
     name: ClassVar[str] = ""
     hub: ClassVar[str] = STABLE_DIFFUSION
