@@ -126,7 +126,7 @@ def load_checker(repo: Repo, prefer: str = "", *, allow_pickle: bool = False) ->
 
 
 def _plain(name: str) -> str:
-    """Name a tensor as no version of transformers does: 5 took one level of `vision_model` out."""
+    """Name a tensor as no version of transformers does: 5.6 took one level of `vision_model` out."""
     return re.sub(r"(vision_model\.)+", "vision_model.", name)
 
 

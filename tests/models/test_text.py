@@ -62,7 +62,7 @@ def test_cleaning_is_the_pipelines_own(monkeypatch):
 
 
 def test_tensor_names_of_real_clip_checkpoints(tmp_path, embeddings):
-    """Weights saved before transformers 5: one more prefix, and position_ids among the tensors."""
+    """Weights saved before transformers 5.6: one more prefix, and position_ids among the tensors."""
     make_sd(tmp_path / "m")
     want = encoder(tmp_path / "m").encode(["a cat"])
     path = tmp_path / "m" / "text_encoder" / "model.safetensors"
