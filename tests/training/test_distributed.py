@@ -131,6 +131,10 @@ from diffkit.training.loop import TrainState
 from diffkit.training.optim import make_optimizer, gradient_norm, step_unless
 from diffkit.recipes.schema import TrainingSpec
 
+if not hasattr(torch.cpu.Stream, "record_event"):  # torch 2.6: its FSDP2 calls them, on a GPU they are there
+    torch.cpu.Stream.record_event = lambda self, event=None: event or torch.cpu.Event()
+    torch.cpu.Stream.wait_event = lambda self, event: None
+
 root = Path(sys.argv[1])
 dist.init_process_group("gloo")
 rank = dist.get_rank()
