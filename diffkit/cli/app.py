@@ -109,5 +109,6 @@ def _failed(error: BaseException) -> int:
     if wrong := re.fullmatch(r"Invalid value for '(.+?)': (.+?)\.?", message):  # typer's words, and in them pydantic's
         from diffkit.jobs.fields import plain_words
 
-        message = f"{wrong[1]}: {plain_words(wrong[2])}"
+        name = wrong[1].replace("' / '", " / ")
+        message = f"{name}: {plain_words(wrong[2])}"
     return runner.report(UsageError(message, f"`{path} --help` shows what there is."))

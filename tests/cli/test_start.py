@@ -106,11 +106,18 @@ BEFORE_029 = Version(version("typer")) < Version("0.29")  # typer checked by its
             if BEFORE_029
             else "--weight: must be a valid number, unable to parse string as a number",
         ),
+        (
+            "anagram -n x",
+            "--num / -n: 'x' is not a valid integer"
+            if BEFORE_029
+            else "--num / -n: must be a valid integer, unable to parse string as an integer",
+        ),
+        ("train --dry", "No such option: --dry (Possible options: --dry-run, --lr)"),
         ("sdedit --strength 2", "--strength is 2.0; it must be at most 1"),
         ("noise --timesteps a,b", "--timesteps is 'a,b'; give whole numbers with commas, 250,500,750"),
     ],
 )
-def test_a_wrong_value_is_told_in_one_way(run_cli: Any, line: str, said: str) -> None:
+def test_a_wrong_word_is_told_in_one_way(run_cli: Any, line: str, said: str) -> None:
     """Whoever checks it: typer, the library that typer checks by, or the job."""
     ran = run_cli(*line.split())
     assert (ran.code, ran.stderr.splitlines()[0]) == (2, f"error: {said}")
