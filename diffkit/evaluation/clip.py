@@ -1,14 +1,14 @@
 """CLIP, opened and loaded: its two encoders, its tokenizer, and how it wants its pictures.
 
-What is asked of it stands in `scorers/clip.py` and `losses.py`. Importing this module imports no torch. Source: Radford
-et al., arXiv:2103.00020.
+What is asked of it stands in `scorers/clip.py`, `losses.py` and `features.py`. Importing this module imports no torch.
+Source: Radford et al., arXiv:2103.00020.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from diffkit.errors import ModelError
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from diffkit.models.repo import Repo
 
 CLIP_ID = "openai/clip-vit-large-patch14"  # has safetensors; the smaller ones of its family have none
-_MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+Scale: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation of pixels, by channel
+CLIP_SCALE: Scale = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 
 class Clip:
@@ -56,7 +57,14 @@ class Clip:
 
     def images(self, pixels: Tensor) -> Tensor:
         """Return the embeddings of pictures (N, 3, size, size) in [0, 1], (N, D) of length 1; gradients flow."""
-        return _embedding(self._model.get_image_features(pixel_values=(pixels - self._mean) / self._std))
+        found = projected(self._model, (pixels - self._mean) / self._std)
+        return found / found.norm(dim=-1, keepdim=True)
+
+
+def projected(model: CLIPModel, pixels: Tensor) -> Tensor:
+    """Return what CLIP's image encoder says of pictures (N, 3, size, size), normalized as it wants them: (N, D)."""
+    found: Tensor = model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output)
+    return found
 
 
 def open_clip(source: str, what: str) -> Repo:
@@ -88,18 +96,37 @@ def load_clip(repo: Repo, device: str | torch.device) -> Clip:
         ModelError: Missing or broken weights, or no tokenizer.
     """
     import torch
+
+    tokenizer = _tokenizer(repo)
+    model = read_clip(repo).requires_grad_(False).to(device)
+    mean, std = (torch.tensor(row, device=device).reshape(1, 3, 1, 1) for row in pixel_scale(repo))
+    return Clip(model, tokenizer, mean, std)
+
+
+def read_clip(repo: Repo) -> CLIPModel:
+    """Read CLIP's weights in fp32, on the CPU; no tokenizer is needed.
+
+    Raises:
+        ModelError: Missing or broken weights.
+    """
+    import torch
     from transformers import CLIPModel
 
     from diffkit.models.weights import load_component
 
-    tokenizer = _tokenizer(repo)
-    model = load_component(repo, CLIPModel).requires_grad_(False).to(device)
+    return load_component(repo, CLIPModel, dtype=torch.float32)
+
+
+def pixel_scale(repo: Repo, usual: Scale = CLIP_SCALE) -> Scale:
+    """Return the mean and the deviation of pixels in [0, 1], by channel, that a repository's own preparation names.
+
+    Args:
+        repo: Of a network that takes pictures.
+        usual: What holds where it names none.
+    """
     config = repo.json("preprocessor_config.json") or {}
-    mean, std = (
-        torch.tensor(config.get(key, usual), device=device).reshape(1, 3, 1, 1)
-        for key, usual in (("image_mean", _MEAN), ("image_std", _STD))
-    )
-    return Clip(model, tokenizer, mean, std)
+    mean, std = config.get("image_mean", usual[0]), config.get("image_std", usual[1])
+    return tuple(map(float, mean)), tuple(map(float, std))
 
 
 @lru_cache(maxsize=1)

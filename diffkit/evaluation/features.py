@@ -11,15 +11,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffkit.errors import ModelError, UsageError
+from diffkit.evaluation.clip import CLIP_ID, Scale, open_clip, pixel_scale, projected, read_clip
 from diffkit.pictures.tensors import in_channels
 from diffkit.registry import Registry
 
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 RESIZE = "bicubic, antialiased"
 CHUNK = 64
 _VERSION = 1  # of what is done to pictures before the network sees them
-_CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+DINOV2_ID = "facebook/dinov2-large"
+_DINOV2 = ("dinov2", "dinov2_with_registers")
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _PLAIN = ((0.5,), (0.5,))  # pictures stay in [-1, 1]
 
@@ -51,7 +53,7 @@ class Network:
     call: Callable[[Tensor], Tensor]
     size: int
     channels: int = 3
-    scale: tuple[tuple[float, ...], tuple[float, ...]] = _PLAIN
+    scale: Scale = _PLAIN
 
 
 @dataclass(frozen=True)
@@ -149,65 +151,48 @@ def parse_features(spec: str, device: str | torch.device = "cpu") -> Features:
     return row
 
 
-class _FromHub(Features):
-    """Networks of transformers, by id or folder."""
-
-    kinds: ClassVar[tuple[str, ...]]
-    usual: ClassVar[str]
+@FEATURES.register("clip")
+@dataclass(frozen=True)
+class Clip(Features):
+    """CLIP's image embeddings, after its projection. Source: Radford et al., arXiv:2103.00020."""
 
     def check(self) -> None:
         """See `Features`."""
-        found = (self.repo.json("config.json") or {}).get("model_type")
-        if found not in self.kinds:
-            raise ModelError(
-                f"features {self.name}: {self.repo.id} is a {found or 'model of no named type'}, not"
-                f" {' or '.join(self.kinds)}",
-                f"Give {self.name}:{self.usual}, say.",
-            )
+        _ = self._repo
 
     @cached_property
-    def repo(self) -> Repo:
-        """Where its files are."""
-        from diffkit.models.hub import open_repo
-
-        return open_repo(self.source or self.usual)
-
-    def preparation(self, usual: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and deviation that the repository's own preparation names."""
-        config = self.repo.json("preprocessor_config.json") or {}
-        mean, std = config.get("image_mean", usual[0]), config.get("image_std", usual[1])
-        return tuple(map(float, mean)), tuple(map(float, std))
-
-
-@FEATURES.register("clip")
-@dataclass(frozen=True)
-class Clip(_FromHub):
-    """CLIP's image embeddings, after its projection. Source: Radford et al., arXiv:2103.00020."""
-
-    kinds = ("clip",)
-    usual = "openai/clip-vit-large-patch14"
+    def _repo(self) -> Repo:
+        return open_clip(self.source or CLIP_ID, "features clip")
 
     def load(self) -> Network:
         """See `Features`."""
-        from transformers import CLIPModel
-
-        from diffkit.models.weights import load_component
-
-        whole = load_component(self.repo, CLIPModel, dtype=torch.float32)
-        eye, projection = whole.vision_model, whole.visual_projection  # what reads text is not kept
-        return Network(
-            nn.ModuleList([eye, projection]), lambda x: projection(eye(pixel_values=x).pooler_output),
-            int(whole.config.vision_config.image_size), scale=self.preparation(_CLIP),
-        )  # fmt: skip
+        whole = read_clip(self._repo)
+        parts = nn.ModuleList([whole.vision_model, whole.visual_projection])
+        whole.text_model = nn.Identity()  # what reads text is not kept
+        size = int(whole.config.vision_config.image_size)
+        return Network(parts, partial(projected, whole), size, scale=pixel_scale(self._repo))
 
 
 @FEATURES.register("dinov2")
 @dataclass(frozen=True)
-class Dinov2(_FromHub):
+class Dinov2(Features):
     """DINOv2's class token, after its last normalization. Sources: Oquab et al., arXiv:2304.07193; arXiv:2306.04675."""
 
-    kinds = ("dinov2", "dinov2_with_registers")
-    usual = "facebook/dinov2-large"
+    def check(self) -> None:
+        """See `Features`."""
+        found = (self._repo.json("config.json") or {}).get("model_type")
+        if found not in _DINOV2:
+            raise ModelError(
+                f"features dinov2: {self._repo.id} is a {found or 'model of no named type'}, not"
+                f" {' or '.join(_DINOV2)}",
+                f"Give dinov2:{DINOV2_ID}, say.",
+            )
+
+    @cached_property
+    def _repo(self) -> Repo:
+        from diffkit.models.hub import open_repo
+
+        return open_repo(self.source or DINOV2_ID)
 
     def load(self) -> Network:
         """See `Features`."""
@@ -215,16 +200,16 @@ class Dinov2(_FromHub):
 
         from diffkit.models.weights import load_component
 
-        config = self.repo.json("config.json") or {}
+        config = self._repo.json("config.json") or {}
         registers = config.get("model_type") == "dinov2_with_registers"
         kind = transformers.Dinov2WithRegistersModel if registers else transformers.Dinov2Model
-        module = load_component(self.repo, kind, dtype=torch.float32)
-        crop = (self.repo.json("preprocessor_config.json") or {}).get("crop_size")
+        module = load_component(self._repo, kind, dtype=torch.float32)
+        crop = (self._repo.json("preprocessor_config.json") or {}).get("crop_size")
         size = int(crop["height"] if isinstance(crop, dict) else min(224, module.config.image_size))
         patch = int(module.config.patch_size)
         return Network(
             module, lambda x: module(pixel_values=x).last_hidden_state[:, 0], size // patch * patch,
-            scale=self.preparation(_IMAGENET),
+            scale=pixel_scale(self._repo, _IMAGENET),
         )  # fmt: skip
 
 

@@ -174,8 +174,10 @@ def test_names_and_what_is_no_such_model(tmp_path: Path) -> None:
         parse_features("clap:x")
     assert "clip" in caught.value.hint
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ModelError, match="bert, not clip"):
+    with pytest.raises(ModelError, match="bert, not CLIP"):
         parse_features(f"clip:{tmp_path}")
+    with pytest.raises(ModelError, match="bert, not dinov2 or dinov2_with_registers"):
+        parse_features(f"dinov2:{tmp_path}")
     with pytest.raises(ModelError, match="not in the local cache"):
         parse_features("dinov2")
     with pytest.raises(UsageError, match="classifier: no file named"):
