@@ -51,6 +51,7 @@ class ModelInfo:
         illusion_guidance: The scale that suits several prompts in one picture.
         source: What it draws from: "noise", an image with a "mask" (inpainting), or a "small" image (upscaling).
         latent: Whether it works on latents of a VAE rather than on pixels.
+        grey: What the middle between black and white is in its samples, by channel; empty where it is 0.
         one_step: It denoises in one call and has no timesteps.
         noise_level: Of a model that draws from a small image: the noise on that image that suits it, in timesteps.
         input_multiple: Of the same: what the sides of the small image are multiples of; 0 where its size is fixed.
@@ -76,6 +77,7 @@ class ModelInfo:
     illusion_guidance: float = 1.0
     source: Literal["noise", "mask", "small"] = "noise"
     latent: bool = False
+    grey: tuple[float, ...] = ()
     one_step: bool = False
     noise_level: int = 0
     input_multiple: int = 0

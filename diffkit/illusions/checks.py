@@ -51,6 +51,8 @@ def check_sizes(composition: Composition, info: ModelInfo) -> None:
             )
         if view.name != "identity":
             view.check(height)
+        if any(info.grey):
+            _check_grey(view, info)
     split = composition.split
     if split is None:
         return
@@ -59,6 +61,19 @@ def check_sizes(composition: Composition, info: ModelInfo) -> None:
             f"`latent` direct: {split.spec} cannot act on latents, which have no colours", "Use `latent` decode."
         )
     split.check(*_split_at(composition, info))
+
+
+def _check_grey(view: View, info: ModelInfo) -> None:
+    """Refuse a view that does not keep middle grey, where that is another number than 0."""
+    # Samples are (picture - mean) / std, and a view is linear: it acts on the picture as on the sample only where it
+    # leaves -mean / std as it is. Moved pixels do; but -x is no negative where black is 0 and white is 1.
+    flat = torch.tensor(info.grey).view(1, -1, 1, 1).expand(1, -1, *info.size)
+    if not torch.allclose(view.apply(flat), flat, atol=1e-4):
+        raise UsageError(
+            f"view {view.spec} changes signs, and {info.id} was trained on pixels whose range is not symmetric: -x is"
+            " no negative there",
+            "Use views that move pixels, as flip does, or a model trained with dataset.normalize symmetric.",
+        )
 
 
 def notes(composition: Composition, info: ModelInfo) -> list[str]:

@@ -256,6 +256,7 @@ def _describe(
         network=network, scheduler=scheduler, conditioning="class" if classes else "none",
         classes=tuple(meta.class_names or [str(k) for k in range(classes)]) if classes else (), null=null,
         guidance=GUIDANCE if null else 1.0, illusion_guidance=ILLUSION_GUIDANCE if null else 1.0,
+        grey=tuple(-m / s for m, s in zip(meta.mean, meta.std, strict=True)) if any(meta.mean) else (),
         one_step=meta.prediction in ONE_STEP, record=record or {},
     )  # fmt: skip
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
 
 from diffkit.errors import UsageError
 from diffkit.illusions.checks import Inside, check_fit, latent_way, notes, notes_on_latents, view_in
@@ -14,6 +16,9 @@ from diffkit.illusions.filters import parse_filter
 from diffkit.illusions.views import VIEWS, parse_view
 from diffkit.models import info, open_repo
 from diffkit.models.ddpm import PixelCodec
+from diffkit.models.meta import RunMeta
+from diffkit.models.network import build_network, save_pipeline
+from diffkit.recipes.schema import ModelSpec
 from tests.engine.test_levels import base_of
 from tests.support.illusions import anagram, hybrid, info_of, plainly, views
 
@@ -100,3 +105,40 @@ def test_a_view_of_a_padded_sample_is_the_view_of_the_picture(name: str, padded:
     turns = view.latent == "close" and (name == "identity" or padded == 13)
     assert isinstance(inside, Inside) == (view.spatial and not turns)
     assert view_in(view, plain) is view
+
+
+@pytest.mark.parametrize("name", sorted(set(VIEWS) - {"permutation"}))
+@pytest.mark.parametrize(("mean", "std"), [((-1.0,) * 3, (2.0,) * 3), ((0.3, -0.2, 0.0), (0.5, 0.4, 0.7))])
+def test_views_act_on_samples_of_another_range_as_on_pictures(
+    name: str, mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
+    """A view is taken where it commutes with the codec, and refused where it does not."""
+    codec, view = PixelCodec(12, 12, mean, std), parse_view({"patch_permute": "patch_permute:3"}.get(name, name))
+    known = info_of((3, 12, 12), base_of("epsilon"), grey=tuple(-m / s for m, s in zip(mean, std, strict=True)))
+    x = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    off = float((codec.decode(view.apply(x)) - view.apply(codec.decode(x))).abs().max())
+    check_fit(anagram("identity", view.spec), replace(known, grey=()))
+    if off < 1e-5:
+        check_fit(anagram("identity", view.spec), known)
+        return
+    assert name == "negate"
+    with pytest.raises(UsageError, match="negate changes signs"):
+        check_fit(anagram("identity", view.spec), known)
+
+
+@pytest.mark.parametrize(("mean", "std", "code"), [([-1.0], [2.0], 2), ([0.0], [0.5], 0), ([], [], 0)])
+def test_the_negative_of_a_range_that_is_not_symmetric_is_refused_by_the_command(
+    tmp_path: Path, run_cli, mean: list[float], std: list[float], code: int
+) -> None:
+    torch.manual_seed(0)
+    spec = ModelSpec(preset="tiny", class_conditioning="none")
+    network = build_network(spec, shape=(1, 8, 8))
+    meta = RunMeta(resolution=8, channels=1, mean=mean, std=std)
+    save_pipeline(tmp_path / "m", network, DDPMScheduler(clip_sample=False), meta)
+    words = ["anagram", "-m", tmp_path / "m", "--p1", "", "--p2", "", "--steps", "2", "--out", tmp_path]
+    ran = run_cli(*words, "--view", "negate")
+    assert ran.code == code, ran.stderr
+    if code:
+        assert "range is not symmetric" in ran.stderr
+        assert "flip" in ran.stderr
+    assert run_cli(*words, "--view", "flip", "--dry-run").code == 0
