@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+NoiseKind: TypeAlias = Literal["normal", "uniform"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class ModelInfo:
         source: What it draws from: "noise", an image with a "mask" (inpainting), or a "small" image (upscaling).
         latent: Whether it works on latents of a VAE rather than on pixels.
         grey: What the middle between black and white is in its samples, by channel; empty where it is 0.
+        noise: What it was trained with: "normal", N(0, I), or "uniform" in [0, 1].
         one_step: It denoises in one call and has no timesteps.
         noise_level: Of a model that draws from a small image: the noise on that image that suits it, in timesteps.
         input_multiple: Of the same: what the sides of the small image are multiples of; 0 where its size is fixed.
@@ -78,6 +81,7 @@ class ModelInfo:
     source: Literal["noise", "mask", "small"] = "noise"
     latent: bool = False
     grey: tuple[float, ...] = ()
+    noise: NoiseKind = "normal"
     one_step: bool = False
     noise_level: int = 0
     input_multiple: int = 0

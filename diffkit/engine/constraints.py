@@ -18,6 +18,7 @@ from diffkit.engine.levels import level_after, out_of
 from diffkit.engine.samplers import name_of
 from diffkit.engine.sampling import Constraint, fresh_noise
 from diffkit.errors import UsageError
+from diffkit.model_info import NoiseKind
 from diffkit.types import Filter
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def keep_known(
     generators: Sequence[torch.Generator],
     *,
     paste: bool = True,
+    noise: NoiseKind = "normal",
 ) -> Constraint:
     """Hold the black of a mask to the known image, noised to the level that the sample has just reached.
 
@@ -42,6 +44,7 @@ def keep_known(
         x0: (B, C, H, W), the known image in the sample's space.
         mask: (B or 1, 1, H, W) in [0, 1]; 1 is repainted, 0 kept.
         generators: One per image.
+        noise: The kind that the model knows.
         paste: After the last step blend the clean known image in by the mask: black is then exactly kept.
 
     Raises:
@@ -63,7 +66,7 @@ def keep_known(
         # The step has gone to the level of the next timestep, and so must the known image: with the noise of the level
         # before, the seam would be seen by the network and painted over (eq. 8a: x_known ~ q(x_after | x0)).
         signal, share = level_after(scheduler, after)
-        known = signal * x0 + share * fresh_noise(x, generators)
+        known = signal * x0 + share * fresh_noise(x, generators, noise)
         # Eq. 8c, with grey read as a time: a pixel is free in the last steps, in as many of them as it is white.
         return torch.where(mask > 1.0 - (index + 1) / steps, x, known)
 

@@ -21,6 +21,7 @@ from diffkit.engine.levels import level, level_after, unstep
 from diffkit.engine.sampler_names import MEMORYLESS
 from diffkit.engine.samplers import GridDDPM, is_flow, is_memoryless, name_of, takes_argument
 from diffkit.errors import UsageError
+from diffkit.model_info import NoiseKind
 from diffkit.types import Cond, Denoiser, Prediction, Step
 
 if TYPE_CHECKING:
@@ -42,26 +43,31 @@ def generators(seeds: Sequence[int]) -> list[torch.Generator]:
 
 
 def draw_noise(
-    shape: Sequence[int], generators: Sequence[torch.Generator], device: torch.device | str | None = None
+    shape: Sequence[int],
+    generators: Sequence[torch.Generator],
+    device: torch.device | str | None = None,
+    kind: NoiseKind = "normal",
 ) -> Tensor:
-    """Draw N(0, I), one image per generator.
+    """Draw the noise that a model knows, one image per generator.
 
     Args:
         shape: (C, H, W) of one image.
         generators: One per image; each is used on its own device.
         device: Where the result shall be; the generators' device when left out.
+        kind: normal, N(0, I), or uniform in [0, 1]; `ModelInfo.noise` says it.
 
     Returns:
         (len(generators), C, H, W) fp32.
     """
     # Each picture has a generator of its own, so that its noise does not depend on how many are drawn with it.
-    drawn = torch.cat([torch.randn(1, *shape, generator=g, device=g.device) for g in generators])
+    draw = torch.rand if kind == "uniform" else torch.randn
+    drawn = torch.cat([draw(1, *shape, generator=g, device=g.device) for g in generators])
     return drawn if device is None else drawn.to(device)
 
 
-def fresh_noise(x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Draw N(0, I) of the shape, device and type of x (B, C, H, W), one image per generator."""
-    return draw_noise(x.shape[1:], generators).to(x)
+def fresh_noise(x: Tensor, generators: Sequence[torch.Generator], kind: NoiseKind = "normal") -> Tensor:
+    """Draw noise of the shape, device and type of x (B, C, H, W), as `draw_noise` does, one image per generator."""
+    return draw_noise(x.shape[1:], generators, kind=kind).to(x)
 
 
 def pure_noise(scheduler: SchedulerMixin, noise: Tensor) -> Tensor:

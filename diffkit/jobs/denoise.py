@@ -139,7 +139,7 @@ class Denoise(OneImage, OnePrompt, Many, Eta, name="denoise", hub=DEEPFLOYD):
         image, count = self.tensor(model), len(batch.seeds)
         work = _Work(model, *conditioned(model, batch.labels, batch.settings), batch)
         x0 = model.codec.encode(image).expand(count, -1, -1, -1)
-        noise, clean = fresh_noise(x0, work.random), image.cpu()
+        noise, clean = fresh_noise(x0, work.random, model.info.noise), image.cpu()
         if model.info.one_step:
             white = _white(model, image)  # of the network's samples, what 1 is of pixels from 0 to 1
             levels = [(f"sigma={sigma:g}", f"{sigma:g}", 0, 1.0, white * sigma) for sigma in self.sigmas()]

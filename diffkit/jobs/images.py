@@ -189,9 +189,13 @@ def opened_mask(mask: Path | Image.Image, inverted: bool) -> Mask:
 
 def mask_in_space(model: Model, mask: Tensor, x0: Tensor) -> Tensor:
     """Return a picture's mask in the space the diffusion runs in: smaller for latents, padded where pictures are."""
+    import torch
+
     from diffkit.engine.constraints import shrink_mask
 
     if x0.shape[-1] >= mask.shape[-1]:
-        padded = model.codec.encode(mask)[:, :1]
-        return padded.clamp(0.0, 1.0)
+        # The codec pads, and may shift and scale pixels: a mask's black and white are what they are encoded to.
+        black, white = (model.codec.encode(torch.full_like(mask, level)) for level in (0.0, 1.0))
+        padded = (model.codec.encode(mask) - black) / (white - black)
+        return padded[:, :1].clamp(0.0, 1.0)
     return shrink_mask(mask, (x0.shape[-2], x0.shape[-1]))

@@ -42,7 +42,9 @@ class Inpaint(
     )
     jump: int = Field(10, ge=1, description="RePaint: steps that are taken again.")
     resample: int | None = Field(
-        None, ge=1, description="RePaint: how often; 10 when left out, 1 for models that take prompts."
+        None,
+        ge=1,
+        description="RePaint: how often; 10 when left out, 1 for models that take prompts, or learned uniform noise.",
     )
     invert_mask: bool = Field(False, description="Black is repainted, white is kept.")
 
@@ -55,13 +57,28 @@ class Inpaint(
         super().check_fields()
 
     def resamplings(self, info: ModelInfo) -> int:
-        """Return how often each stretch is walked: 10 for models without prompts, 1 with, unless it is said."""
+        """Return how often each stretch is walked: as is said, else 10, and 1 for prompts or noise of another kind."""
         from diffkit.engine.samplers import is_memoryless
         from diffkit.jobs.sampling import make_scheduler
 
         if self.resample is not None:
             return self.resample
-        return 1 if info.text or not is_memoryless(make_scheduler(info.scheduler, self.settings)) else 10
+        return (
+            1
+            if info.text or info.noise != "normal" or not is_memoryless(make_scheduler(info.scheduler, self.settings))
+            else 10
+        )
+
+    def check(self, info: ModelInfo) -> None:
+        """Refuse to go back up where noise cannot be added to noise."""
+        super().check(info)
+        # Two normal draws add up to a third one; two uniform ones to a triangle, which the network has never seen.
+        if info.noise != "normal" and self.resamplings(info) > 1:
+            raise UsageError(
+                f"`resample` above 1 adds noise to noisy pictures, and {info.id} knows {info.noise} noise only, whose"
+                " sums are of another kind",
+                "Use `resample` 1.",
+            )
 
     def path(self, info: ModelInfo, steps: int) -> list[int]:
         """Return the indices of a grid of so many steps as RePaint visits them."""
@@ -100,7 +117,7 @@ class Inpaint(
         if model.info.source == "mask":  # the network sees the mask and the rest of the picture
             cond = cond.join(model.image_cond(image, random, mask=mask).expand(len(batch.seeds)))
         x0 = model.codec.encode(image).expand(len(batch.seeds), -1, -1, -1)
-        hold = keep_known(scheduler, x0, mask_in_space(model, mask, x0), random)
+        hold = keep_known(scheduler, x0, mask_in_space(model, mask, x0), random, noise=model.info.noise)
         x = yield from take(denoise(
             net, x, scheduler, cond, path=path, constrain=hold, generators=random, eta=batch.settings.eta
         ))  # fmt: skip

@@ -85,7 +85,9 @@ class SDEdit(Masked, OnePrompt, Many, Steps, Eta, Guided, name="sdedit", hub=STA
         net = self.steered(net, model, scheduler, batch.seeds)
         x0 = model.codec.encode(image).expand(len(batch.seeds), -1, -1, -1)
         x, start, _ = sdedit_start(scheduler, x0, model.noise(random), self.strength)
-        hold = None if mask is None else keep_known(scheduler, x0, mask_in_space(model, mask, x0), random)
+        hold = None
+        if mask is not None:
+            hold = keep_known(scheduler, x0, mask_in_space(model, mask, x0), random, noise=model.info.noise)
         x = yield from take(denoise(
             net, x, scheduler, cond, start=start, constrain=hold, generators=random, eta=batch.settings.eta
         ))  # fmt: skip

@@ -87,7 +87,7 @@ class Velocity(OneImage, OnePrompt, Many, name="velocity", hub=DEEPFLOYD):
         image, count, kind = self.tensor(model), len(batch.seeds), parameterization(model.scheduler)
         net, cond = conditioned(model, batch.labels, batch.settings)
         x0 = model.codec.encode(image).expand(count, -1, -1, -1)
-        noise, found = fresh_noise(x0, batch.generators), []
+        noise, found = fresh_noise(x0, batch.generators, model.info.noise), []
         for number, time in enumerate(self.moments()):
             t = timestep_at(model.scheduler, time)
             signal, share = level(model.scheduler, t)

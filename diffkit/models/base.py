@@ -55,8 +55,8 @@ class BaseModel:
         return 0.0
 
     def noise(self, generators: Sequence[torch.Generator]) -> Tensor:
-        """Draw N(0, I), (len(generators), C, h, w) fp32 on its device, one sample per generator."""
-        return draw_noise(self.info.sample, generators, self.device)
+        """Draw its kind of noise, (len(generators), C, h, w) fp32 on its device, one sample per generator."""
+        return draw_noise(self.info.sample, generators, self.device, self.info.noise)
 
     def screen(self, images: Tensor) -> tuple[Tensor, list[bool]]:
         """Return the pictures as they are: nobody judges them."""

@@ -121,13 +121,6 @@ class DDPM(BaseModel):
             )
         return self.encode([None] * batch)
 
-    def noise(self, generators: Sequence[torch.Generator]) -> Tensor:
-        """As every model, or uniform in [0, 1] where it was trained with such noise."""
-        if self.meta.noise != "uniform":
-            return super().noise(generators)
-        drawn = [torch.rand(1, *self.info.sample, generator=g, device=g.device) for g in generators]
-        return torch.cat(drawn).to(self.device)
-
     def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Prediction:
         """Predict; `linear_mix` networks, which predict x0 from the picture alone, are turned into a velocity."""
         labels = cond.tensors.get("class_labels")
@@ -257,6 +250,7 @@ def _describe(
         classes=tuple(meta.class_names or [str(k) for k in range(classes)]) if classes else (), null=null,
         guidance=GUIDANCE if null else 1.0, illusion_guidance=ILLUSION_GUIDANCE if null else 1.0,
         grey=tuple(-m / s for m, s in zip(meta.mean, meta.std, strict=True)) if any(meta.mean) else (),
+        noise="uniform" if meta.noise == "uniform" else "normal",
         one_step=meta.prediction in ONE_STEP, record=record or {},
     )  # fmt: skip
 

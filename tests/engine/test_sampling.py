@@ -123,6 +123,14 @@ def test_noise_of_an_image_is_its_seed_s_alone() -> None:
     assert torch.equal(fresh_noise(wide, generators(SEEDS)), together.double())
 
 
+def test_noise_is_drawn_by_its_kind() -> None:
+    even = draw_noise((2, 64, 64), generators(SEEDS), "cpu", "uniform")
+    for k, seed in enumerate(SEEDS):
+        assert torch.equal(even[k], torch.rand(2, 64, 64, generator=torch.Generator().manual_seed(seed)))
+    assert torch.equal(fresh_noise(torch.zeros(3, 2, 64, 64), generators(SEEDS), "uniform"), even)
+    assert float(draw_noise((2, 64, 64), generators(SEEDS), "cpu").min()) < 0 <= float(even.min())
+
+
 # --- DDIM's formula on every grid
 
 
