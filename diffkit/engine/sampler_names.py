@@ -72,6 +72,8 @@ SAMPLERS: dict[str, Sampler] = {
 # Samplers whose step looks at nothing but x and t: the only ones that can be sent back up to a noisier level.
 MEMORYLESS = ("ddpm", "ddim", "ddim_large", "euler", "euler_a", "flow_euler")
 
+_NOISY = ("ddpm", "ddim_large", "dpm++sde", "euler_a", "kdpm2_a")
+
 _ALIASES = {"dpmsolver++": "dpm++", "dpm++2m": "dpm++", "dpm++2m_sde": "dpm++sde", "euler_ancestral": "euler_a"}
 
 
@@ -85,6 +87,11 @@ def canonical(name: str) -> str:
     if key not in SAMPLERS:
         raise UsageError(f"unknown scheduler {name!r}", did_you_mean(key, SAMPLERS))
     return key
+
+
+def adds_noise(name: str) -> bool:
+    """Say whether a sampler of this name draws fresh noise in its steps of itself; DDIM does so with `eta` alone."""
+    return name in _NOISY
 
 
 def check_spacing(spacing: str | None) -> None:

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from diffkit.engine.grids import set_grid as set_grid
 from diffkit.engine.levels import level, level_after, unstep
-from diffkit.engine.sampler_names import MEMORYLESS
+from diffkit.engine.sampler_names import MEMORYLESS, adds_noise
 from diffkit.engine.samplers import GridDDPM, is_flow, is_memoryless, name_of, takes_argument
+from diffkit.engine.settings import no_noise_to_stop
 from diffkit.errors import UsageError
 from diffkit.model_info import NoiseKind
 from diffkit.types import Cond, Denoiser, Prediction, Step
@@ -274,14 +275,10 @@ def _check_noise(scheduler: SchedulerMixin, eta: float, stop_noise_after: int | 
         return
     if stop_noise_after < 0:
         raise UsageError(f"`stop_noise_after` {stop_noise_after} is negative")
-    takes_eta = takes_argument(scheduler.step, "eta")
-    if isinstance(scheduler, GridDDPM) or (takes_eta and eta > 0):
-        return
-    if takes_eta:
-        raise UsageError("`stop_noise_after`: DDIM with `eta` 0 adds no noise at all", "Give `eta`, or leave it out.")
-    raise UsageError(
-        f"`stop_noise_after` works with ddpm, and ddim with `eta`; got {name_of(scheduler)}", "Choose one of these."
-    )
+    name = name_of(scheduler)
+    leaves_open = takes_argument(scheduler.step, "eta") and not adds_noise(name)
+    if not isinstance(scheduler, GridDDPM) and not (leaves_open and eta > 0):
+        raise no_noise_to_stop(name)
 
 
 def _packed(prediction: Prediction, scheduler: SchedulerMixin) -> Tensor:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from diffkit.engine.sampler_names import canonical, check_spacing
+from diffkit.engine.sampler_names import adds_noise, canonical, check_spacing
 from diffkit.errors import UsageError
 
 
@@ -68,10 +68,20 @@ def check_settings(settings: Settings) -> None:
     if settings.eta and name not in (None, "ddim"):
         raise UsageError(f"`eta` belongs to ddim, and `scheduler` is {name}", "Leave `eta` out.")
     if settings.stop_noise_after is not None and name != "ddpm" and not settings.eta:
-        raise UsageError(
-            f"`stop_noise_after`: {name or 'ddim with `eta` 0'} adds no noise that could be stopped",
-            "Use `scheduler` ddpm, or ddim with `eta`.",
-        )
+        raise no_noise_to_stop(name)
+
+
+def no_noise_to_stop(name: str | None) -> UsageError:
+    """Return why a sampler's fresh noise cannot be stopped.
+
+    Args:
+        name: Its name in `SAMPLERS`; DDIM when left out.
+    """
+    if name is not None and adds_noise(name):
+        said = f"{name} adds fresh noise in every step, which is a part of its formula and cannot be stopped"
+    else:
+        said = f"{'ddim with `eta` 0' if name in (None, 'ddim') else name} adds no noise that could be stopped"
+    return UsageError(f"`stop_noise_after`: {said}", "Use `scheduler` ddpm, or ddim with `eta`.")
 
 
 def interval(text: str | None) -> tuple[float, float]:

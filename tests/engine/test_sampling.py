@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from diffkit.engine.sampler_names import SAMPLERS
 from diffkit.engine.samplers import GridDDIM, GridDDPM, make_sampler
 from diffkit.engine.sampling import denoise, draw_noise, fresh_noise, generators, pure_noise, set_grid
-from diffkit.engine.settings import Settings
+from diffkit.engine.settings import Settings, check_settings
 from diffkit.errors import NumericalError, UsageError
 from diffkit.jobs.sampling import make_scheduler
 from diffkit.models.conditioning import conditioned, finished
@@ -275,9 +276,19 @@ def test_a_quiet_ddpm_step_goes_to_the_mean(kind: str) -> None:
 
 
 def test_noise_that_is_not_there_cannot_be_stopped(unet: UNet2DModel) -> None:
-    for name in ("ddim", "euler", "unipc"):
-        with pytest.raises(UsageError, match="`stop_noise_after`"):
+    """A sampler that adds noise by its own formula is not said to add none: its seeds are seen to matter."""
+    x, _ = noise()
+    for name in [name for name, row in SAMPLERS.items() if not row.flow and name != "ddpm"]:
+        drawn = [
+            list(denoise(as_net(unet), x, make_sampler(name, DDPMScheduler()), steps=3, generators=generators(seeds)))
+            for seeds in ((1, 2, 3), (4, 5, 6))
+        ]
+        adds = not torch.equal(drawn[0][-1].x, drawn[1][-1].x)
+        said = re.escape(name) + (" adds fresh noise in every step" if adds else "( with `eta` 0)? adds no noise")
+        with pytest.raises(UsageError, match=f"`stop_noise_after`: {said}"):
             run(as_net(unet), make_sampler(name, DDPMScheduler()), steps=3, stop_noise_after=1)
+        with pytest.raises(UsageError, match=f"`stop_noise_after`: {said}"):
+            check_settings(Settings(scheduler=name, stop_noise_after=1))
 
 
 def test_learned_variance_is_packed_for_ddpm_only() -> None:
