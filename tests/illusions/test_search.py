@@ -36,7 +36,8 @@ def task(model: Model, labels: Sequence[str], composition: Composition, how: Set
     """What is searched among: these labels, judged by a scorer."""
     counted = Counted(model)
     return Task(
-        counted, model_for(counted, composition), composition, lambda count: prompting(labels, count)(counted, how),
+        counted, model_for(counted, composition), composition,
+        lambda seeds: prompting(labels, len(seeds))(counted, how),
         lambda parts: score_matrix(scorer, parts, labels), scorer.tau, how,
     )  # fmt: skip
 
