@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import time
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -191,6 +192,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     def counted(*args: Any, **kwargs: Any) -> Any:
         done = real(*args, **kwargs)
         found.append(len(done.pictures))
+        time.sleep(0.02)  # seconds are told in hundredths
         return done
 
     monkeypatch.setattr(module, "run", counted)
