@@ -1,4 +1,4 @@
-"""The report as one HTML file: pictures inlined, nothing fetched, written whole or not at all.
+"""The report as one HTML page: pictures inlined, nothing fetched.
 
 A picture's file is inlined as it is, with the recipe in it, so that one saved from the page can be replayed; only large
 ones are reduced.
@@ -7,7 +7,6 @@ ones are reduced.
 from __future__ import annotations
 
 import base64
-import os
 import re
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -42,25 +41,6 @@ def page(lab: Lab, outcomes: Sequence[Outcome]) -> str:
         title=escape(title), head=_head(lab, outcomes), contents="\n".join(map(_entry, outcomes)),
         sections="\n".join(map(_section, outcomes)),
     )  # fmt: skip
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file whole: beside its final name, to the disk, and renamed; it is never there in part."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    if hasattr(os, "O_DIRECTORY"):
-        folder = os.open(path.parent, os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def text(line: str) -> str:

@@ -17,6 +17,7 @@ from diffkit.errors import DataError, ModelError, NumericalError, UsageError, di
 from diffkit.jobs.output import Result
 from diffkit.lab.pieces import Bench, Made, kept, make
 from diffkit.lab.section import Cannot, Lab, Plan, Section, Table
+from diffkit.pictures.files import write_whole
 from diffkit.training.lock import hold
 
 LOG = logging.getLogger("diffkit.lab")
@@ -124,12 +125,12 @@ def report(lab: Lab, sections: Sequence[Section], path: Path, bench: Bench) -> t
         BusyError: Another report is being made with these pieces.
         DiffkitError: As of `work`.
     """
-    from diffkit.lab.report import page, write
+    from diffkit.lab.report import page
 
     outcomes = planned(lab, sections)
     with hold(lab.folder):
         work(lab, outcomes, bench)
-        write(path, page(lab, outcomes))
+        write_whole(path, page(lab, outcomes).encode(), durable=True)
     rows: list[dict[str, Any]] = [
         {"name": one.section.name, "made": one.whole, "why": one.why or None, "seconds": one.seconds}
         for one in outcomes

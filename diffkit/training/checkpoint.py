@@ -21,7 +21,7 @@ from typing import Any
 from torch import Tensor
 
 from diffkit.errors import ModelError, ResourceError
-from diffkit.pictures.files import file_digest
+from diffkit.pictures.files import file_digest, sync
 
 LOG = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
@@ -43,22 +43,10 @@ class Checkpoint:
         return {key: value.clone() for key, value in load_file(self.folder / f"{name}.safetensors").items()}
 
 
-def _sync(path: Path) -> None:
-    flags = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) if path.is_dir() else os.O_RDONLY
-    try:
-        handle = os.open(path, flags)
-    except OSError:  # a folder cannot be opened on Windows, and need not be
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def write_json(path: Path, value: Any) -> None:
     """Write JSON and sync it."""
     path.write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n", encoding="utf-8")
-    _sync(path)
+    sync(path)
 
 
 def save(
@@ -87,15 +75,15 @@ def save(
         for name, values in tensors.items():
             path = temporary / f"{name}.safetensors"
             save_file({key: value.detach().contiguous().cpu() for key, value in values.items()}, path)
-            _sync(path)
+            sync(path)
         write_json(temporary / "state.json", dict(state))
         files = {p.name: {"size": p.stat().st_size, "sha256": file_digest(p)} for p in sorted(temporary.iterdir())}
         write_json(temporary / MANIFEST, {"step": step, "files": files, "versions": _versions()})
-        _sync(temporary)
+        sync(temporary)
         if target.exists():  # the same step again, after a forced resume
             shutil.rmtree(target)
         temporary.rename(target)
-        _sync(root)
+        sync(root)
     except (OSError, SafetensorError, RuntimeError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

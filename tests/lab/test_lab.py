@@ -274,17 +274,17 @@ def test_another_picture_or_seed_is_another_piece(tmp_path: Path) -> None:
 
 
 def test_a_report_is_never_there_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from diffkit.lab import report as pages
+    from diffkit.pictures import files
 
     path = tmp_path / "r.html"
-    pages.write(path, "before")
+    files.write_whole(path, b"before", durable=True)
 
     def torn(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pages.os, "fsync", torn)
+    monkeypatch.setattr(files.os, "fsync", torn)
     with pytest.raises(OSError, match="No space"):
-        pages.write(path, "after")
+        files.write_whole(path, b"after", durable=True)
     assert path.read_text() == "before"
     assert [one.name for one in tmp_path.glob(".*")] == []
 

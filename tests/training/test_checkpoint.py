@@ -79,14 +79,14 @@ def test_a_kill_after_each_file_of_a_save_leaves_the_previous_checkpoint(tmp_pat
         from pathlib import Path
         from diffkit.training import checkpoint
         root, fatal = Path(sys.argv[1]), int(sys.argv[2])
-        sync, count = checkpoint._sync, 0
+        sync, count = checkpoint.sync, 0
         def dying(path):
             global count
             sync(path)
             count += 1
             if count == fatal:
                 os.kill(os.getpid(), 9)
-        checkpoint._sync = dying
+        checkpoint.sync = dying
         tensors = {"network": {"w": torch.zeros(4, 4)}, "optimizer": {"m/w": torch.ones(4, 4)}}
         checkpoint.save(root, 2, tensors, {"step": 2})
         """
