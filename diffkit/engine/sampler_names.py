@@ -22,6 +22,8 @@ class Sampler:
         flow: It integrates a flow's velocity, and fits flow models only.
         predicts: Prediction types that its arithmetic knows.
         steps: Default number of steps; None: every timestep of the training schedule.
+        fresh: It draws fresh noise in its steps of itself; DDIM does so with `eta` alone.
+        memoryless: Its step looks at nothing but x and t, so that it can be sent back up to a noisier level.
         larger: It is DDIM with fresh noise of the larger variance in every step.
     """
 
@@ -30,6 +32,8 @@ class Sampler:
     flow: bool = False
     predicts: tuple[str, ...] = ("epsilon", "sample", "v_prediction")
     steps: int | None = 50
+    fresh: bool = False
+    memoryless: bool = False
     larger: bool = False
 
 
@@ -37,25 +41,25 @@ _NO_X0 = ("epsilon", "v_prediction")
 
 SAMPLERS: dict[str, Sampler] = {
     # Ho et al., arXiv:2006.11239, algorithm 2; with fewer steps the posterior between grid points.
-    "ddpm": Sampler("DDPMScheduler", steps=None),
+    "ddpm": Sampler("DDPMScheduler", steps=None, fresh=True, memoryless=True),
     # Song et al., arXiv:2010.02502; eta 0 deterministic, 1 as noisy as DDPM.
-    "ddim": Sampler("DDIMScheduler"),
+    "ddim": Sampler("DDIMScheduler", memoryless=True),
     # The same with eta 1 and the larger sigma of appendix D.3: the stochastic steps of the Keras DDIM example.
-    "ddim_large": Sampler("DDIMScheduler", steps=80, larger=True),
+    "ddim_large": Sampler("DDIMScheduler", steps=80, fresh=True, memoryless=True, larger=True),
     # Lu et al., arXiv:2211.01095: second-order multistep.
     "dpm++": Sampler("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2}, steps=25),
     # The same in its stochastic form ("2M SDE"), one generator per image.
-    "dpm++sde": Sampler("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, steps=25),
+    "dpm++sde": Sampler("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, steps=25, fresh=True),
     # Lu et al., arXiv:2206.00927 and 2211.01095: single-step.
     "dpm++single": Sampler("DPMSolverSinglestepScheduler", {"lower_order_final": True}, steps=25),
     # Karras et al., arXiv:2206.00364, algorithm 2 without churn; with Heun's correction (two calls a step).
-    "euler": Sampler("EulerDiscreteScheduler"),
+    "euler": Sampler("EulerDiscreteScheduler", memoryless=True),
     "heun": Sampler("HeunDiscreteScheduler", steps=25),
     # k-diffusion's ancestral Euler: down to less noise than needed, and fresh noise up again.
-    "euler_a": Sampler("EulerAncestralDiscreteScheduler", predicts=_NO_X0),
+    "euler_a": Sampler("EulerAncestralDiscreteScheduler", predicts=_NO_X0, fresh=True, memoryless=True),
     # DPM-Solver-2 of k-diffusion, two calls a step; and ancestral.
     "kdpm2": Sampler("KDPM2DiscreteScheduler", predicts=_NO_X0, steps=25),
-    "kdpm2_a": Sampler("KDPM2AncestralDiscreteScheduler", predicts=_NO_X0, steps=25),
+    "kdpm2_a": Sampler("KDPM2AncestralDiscreteScheduler", predicts=_NO_X0, steps=25, fresh=True),
     # Zhao et al., arXiv:2302.04867.
     "unipc": Sampler("UniPCMultistepScheduler", steps=25),
     # Liu et al., arXiv:2202.09778, without the Runge-Kutta start.
@@ -65,14 +69,11 @@ SAMPLERS: dict[str, Sampler] = {
     # Linear multistep, k-diffusion.
     "lms": Sampler("LMSDiscreteScheduler"),
     # Lipman et al., arXiv:2210.02747; Liu et al., arXiv:2209.03003: the straight line, by Euler or Heun.
-    "flow_euler": Sampler("FlowMatchEulerDiscreteScheduler", flow=True),
+    "flow_euler": Sampler("FlowMatchEulerDiscreteScheduler", flow=True, memoryless=True),
     "flow_heun": Sampler("FlowMatchHeunDiscreteScheduler", flow=True, steps=25),
 }
 
-# Samplers whose step looks at nothing but x and t: the only ones that can be sent back up to a noisier level.
-MEMORYLESS = ("ddpm", "ddim", "ddim_large", "euler", "euler_a", "flow_euler")
-
-_NOISY = ("ddpm", "ddim_large", "dpm++sde", "euler_a", "kdpm2_a")
+MEMORYLESS = tuple(name for name, row in SAMPLERS.items() if row.memoryless)
 
 _ALIASES = {"dpmsolver++": "dpm++", "dpm++2m": "dpm++", "dpm++2m_sde": "dpm++sde", "euler_ancestral": "euler_a"}
 
@@ -90,8 +91,8 @@ def canonical(name: str) -> str:
 
 
 def adds_noise(name: str) -> bool:
-    """Say whether a sampler of this name draws fresh noise in its steps of itself; DDIM does so with `eta` alone."""
-    return name in _NOISY
+    """Say whether a sampler of this name draws fresh noise of itself; a scheduler without a row is not known to."""
+    return name in SAMPLERS and SAMPLERS[name].fresh
 
 
 def check_spacing(spacing: str | None) -> None:

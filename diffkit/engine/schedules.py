@@ -16,13 +16,12 @@ from typing import Any, Protocol
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
 from diffkit.errors import UsageError, did_you_mean
-from diffkit.recipes.schema import NoiseSpec
+from diffkit.recipes.schema import DIFFUSION, ONE_STEP, NoiseSpec
 from diffkit.registry import Registry
 
 LOG = logging.getLogger("diffkit.engine.schedules")
 
-PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow", "one_step", "pure_noise", "linear_mix")
-_ONE_STEP = ("one_step", "pure_noise")
+PREDICTIONS = (*DIFFUSION, "flow", *ONE_STEP, "linear_mix")
 
 # Nichol & Dhariwal cap beta here. At beta = 1 a single step would wipe out all signal, and the way back from it, which
 # divides by sqrt(1 - beta), would not exist.
@@ -196,7 +195,7 @@ def make_noise_scheduler(noise: NoiseSpec) -> DDPMScheduler | FlowMatchEulerDisc
         )
     scheduler = DDPMScheduler(
         num_train_timesteps=noise.timesteps,
-        prediction_type="sample" if noise.prediction in _ONE_STEP else noise.prediction,
+        prediction_type="sample" if noise.prediction in ONE_STEP else noise.prediction,
         clip_sample=noise.clip_sample,
         variance_type="learned_range" if noise.variance == "learned" else "fixed_small",
         rescale_betas_zero_snr=noise.zero_terminal_snr,
@@ -206,7 +205,7 @@ def make_noise_scheduler(noise: NoiseSpec) -> DDPMScheduler | FlowMatchEulerDisc
     # Training never shows the network more noise than at T, sampling starts from nothing but noise. What is left of the
     # image at T, above all its mean brightness, is then missing (Lin et al., arXiv:2305.08891, section 3.1).
     left = float(scheduler.alphas_cumprod[-1]) ** 0.5
-    if left > 0.15 and noise.prediction not in _ONE_STEP:
+    if left > 0.15 and noise.prediction not in ONE_STEP:
         LOG.info(
             "noise schedule %s keeps %.0f %% of the image's amplitude at its last level, T = %d; samples start from "
             "pure noise and may be off in brightness (a larger beta_end, or noise.zero_terminal_snr, closes the gap)",

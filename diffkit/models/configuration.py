@@ -18,6 +18,7 @@ from diffkit.errors import ModelError
 from diffkit.models.meta import FILE, RunMeta
 from diffkit.models.repo import Repo
 from diffkit.models.weights import load_config
+from diffkit.recipes.schema import DIFFUSION, ONE_STEP
 from diffkit.types import Network
 
 if TYPE_CHECKING:
@@ -25,11 +26,8 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("diffkit.models")
 
-_PREDICTIONS = ("epsilon", "sample", "v_prediction")
 # What diffkit calls its objectives -> whether such a model's scheduler is a flow's, and what it then predicts.
-_OBJECTIVES = {
-    "flow": (True, ""), "linear_mix": (True, ""), "one_step": (False, "sample"), "pure_noise": (False, "sample"),
-}  # fmt: skip
+_OBJECTIVES = {"flow": (True, ""), "linear_mix": (True, ""), **dict.fromkeys(ONE_STEP, (False, "sample"))}
 
 
 def read_record(repo: Repo) -> tuple[dict[str, Any], RunMeta | None]:
@@ -275,5 +273,5 @@ def _check_levels(scheduler: SchedulerMixin, where: str) -> None:
     betas = config.get("trained_betas")
     if betas is not None and len(betas) != levels:
         raise wrong(where, "num_train_timesteps", levels, f"{len(betas)}, one level for each of trained_betas")
-    if "prediction_type" in config and config["prediction_type"] not in _PREDICTIONS:
-        raise wrong(where, "prediction_type", config["prediction_type"], f"one of {', '.join(_PREDICTIONS)}")
+    if "prediction_type" in config and config["prediction_type"] not in DIFFUSION:
+        raise wrong(where, "prediction_type", config["prediction_type"], f"one of {', '.join(DIFFUSION)}")

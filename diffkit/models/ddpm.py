@@ -39,6 +39,7 @@ from diffkit.models.options import LoadOptions
 from diffkit.models.pixels import PixelCodec as PixelCodec
 from diffkit.models.repo import Repo
 from diffkit.models.weights import load_component
+from diffkit.recipes.schema import ONE_STEP
 from diffkit.types import Cond, ModelInfo, Network, Prediction
 
 if TYPE_CHECKING:
@@ -51,7 +52,6 @@ LOG = logging.getLogger("diffkit.models")
 TEXT_ENCODER = ""
 # With more guidance a small model's lines begin to ring; two prompts in one picture need more to be told apart.
 GUIDANCE, ILLUSION_GUIDANCE = 2.0, 4.0
-ONE_STEP = ("one_step", "pure_noise")  # objectives of networks that answer in one call
 
 
 class DDPM(BaseModel):

@@ -5,7 +5,7 @@ A row says what the family has to know of a class before it is imported; importi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -20,6 +20,7 @@ class Kind:
         preset: The preset that stands for it where a recipe goes on from such a network; "" for any.
         halvings: How often it halves its samples; None: once less than it has `block_out_channels`.
         classes: Whether it takes class labels (`num_class_embeds` in its configuration).
+        timed: Whether one of a configuration looks at its timestep.
         fixed_size: Whether its weights fit one size of samples only.
         first: Name of the convolution that takes the image.
         last: Name of the one that gives the image.
@@ -29,6 +30,7 @@ class Kind:
     preset: str = ""
     halvings: int | None = None
     classes: bool = True
+    timed: Callable[[Mapping[str, Any]], bool] = lambda config: True
     fixed_size: bool = False
     first: str = "conv_in"
     last: str = "conv_out"
@@ -38,9 +40,12 @@ _OURS = "diffkit.models.course_networks"
 
 KINDS: dict[str, Kind] = {
     "UNet2DModel": Kind("diffusers"),
-    "CS180UNet": Kind(_OURS, "cs180", halvings=2, fixed_size=True, first="conv_in.0.0", last="conv_out.1"),
-    "BasicUNet": Kind(_OURS, "basic-unet", classes=False, first="down.0"),
-}
+    "CS180UNet": Kind(
+        _OURS, "cs180", halvings=2, fixed_size=True, first="conv_in.0.0", last="conv_out.1",
+        timed=lambda config: config.get("time", "none") != "none",
+    ),
+    "BasicUNet": Kind(_OURS, "basic-unet", classes=False, first="down.0", timed=lambda config: False),
+}  # fmt: skip
 
 
 def network_class(kind: str) -> Any:
@@ -52,8 +57,3 @@ def halvings(kind: str, config: Mapping[str, Any]) -> int:
     """Return how often a network halves its samples: their sides are multiples of 2 to this power."""
     fixed = KINDS[kind].halvings if kind in KINDS else None
     return len(config["block_out_channels"]) - 1 if fixed is None else fixed
-
-
-def is_told_time(kind: str, config: Mapping[str, Any]) -> bool:
-    """Say whether a network looks at its timestep."""
-    return kind != "BasicUNet" and not (kind == "CS180UNet" and config.get("time", "none") == "none")

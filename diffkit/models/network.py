@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
@@ -139,7 +140,7 @@ def build_network(
     extra = spec.class_embed_dim if kind == "concat" else 0
     out = 2 * channels if learned_variance else channels
     given = {"sample_size": size, "in_channels": channels + extra, "out_channels": out}
-    if network_kind == "CS180UNet":
+    if "timesteps" in signature(network_class(network_kind).__init__).parameters:
         given["timesteps"] = timesteps
     if kind == "embedding":
         if not KINDS[network_kind].classes:

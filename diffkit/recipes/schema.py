@@ -1,7 +1,7 @@
 """What a recipe can say: the typed fields with their defaults, and the rules between them.
 
 This is the one list of training options: the command line's flags, the YAML files and the Python API all set these
-fields. It holds no loading (that is `recipes.py`) and imports no torch.
+fields. It holds no loading (that is `reading.py`) and imports no torch.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, model_validator
+
+DIFFUSION = ("epsilon", "sample", "v_prediction")  # objectives of a noise schedule; the others have none
+ONE_STEP = ("one_step", "pure_noise")  # objectives of networks that answer in one call
 
 
 class _Strict(BaseModel):
@@ -199,15 +202,14 @@ class Recipe(_Strict):
             raise ValueError(
                 "training.lr_schedule plateau watches the validation loss; set dataset.validation, say 0.05"
             )
-        blind = self.noise.prediction in ("one_step", "pure_noise")
-        if self.training.evaluate_every and (self.dataset.streaming or blind):
+        if self.training.evaluate_every and (self.dataset.streaming or self.noise.prediction in ONE_STEP):
             what = "a stream has no pictures to compare" if self.dataset.streaming else "a one-step denoiser draws none"
             raise ValueError(f"training.evaluate_every: {what}; leave it at 0")
         if self.noise.zero_terminal_snr and self.noise.prediction == "epsilon":
             raise ValueError(
                 "noise.zero_terminal_snr with prediction epsilon divides by zero at T; use v_prediction or sample"
             )
-        if self.noise.snr_gamma is not None and self.noise.prediction not in ("epsilon", "sample", "v_prediction"):
+        if self.noise.snr_gamma is not None and self.noise.prediction not in DIFFUSION:
             raise ValueError("noise.snr_gamma holds for epsilon, sample and v_prediction only")
         self._noise_rules()
         self._text_rules()
@@ -215,7 +217,7 @@ class Recipe(_Strict):
 
     def _noise_rules(self) -> None:
         noise = self.noise
-        diffusion = noise.prediction in ("epsilon", "sample", "v_prediction")
+        diffusion = noise.prediction in DIFFUSION
         if noise.times != "uniform" and noise.prediction not in ("flow", "linear_mix"):
             raise ValueError("noise.times holds for flow and linear_mix only")
         if noise.distribution != "normal" and noise.prediction != "linear_mix":
@@ -234,7 +236,7 @@ class Recipe(_Strict):
 
     def _text_rules(self) -> None:
         model, noise = self.model, self.noise
-        diffusion = noise.prediction in ("epsilon", "sample", "v_prediction")
+        diffusion = noise.prediction in DIFFUSION
         if noise.variance == "learned" and not diffusion:
             raise ValueError(
                 f"a learned variance needs noise.prediction epsilon, sample or v_prediction, not {noise.prediction}"

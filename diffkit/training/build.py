@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,14 +12,13 @@ from diffkit.data import Loader
 from diffkit.engine.schedules import make_noise_scheduler
 from diffkit.errors import UsageError
 from diffkit.models.attention import set_attention
-from diffkit.models.ddpm import ONE_STEP
-from diffkit.models.kinds import is_told_time
+from diffkit.models.kinds import KINDS
 from diffkit.models.meta import RunMeta
 from diffkit.models.network import build_network
 from diffkit.models.pixels import PixelCodec
 from diffkit.models.presets import preset_kind, unet_arguments
 from diffkit.models.text_network import TrainedNetwork, build_text_network
-from diffkit.recipes.schema import Recipe
+from diffkit.recipes.schema import ONE_STEP, Recipe
 from diffkit.training import fast, rng
 from diffkit.training.ema import EMA
 from diffkit.training.finetune import fit_range, load_pretrained, open_source
@@ -47,13 +46,15 @@ def network(
         UsageError: Conditioning on the classes of a dataset that has none, or a network that does not fit the images.
         ModelError: The pretrained weights cannot be read.
     """
-    names = _class_names(recipe, dataset)
+    names, record = _class_names(recipe, dataset), None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.derive_seed(recipe.training.seed, "weights"))
         if recipe.model.pretrained:
             net: TrainedNetwork
             scheduler: SchedulerMixin
-            net, scheduler, prediction = load_pretrained(recipe, shape, len(names))
+            opened = open_source(recipe)
+            record = opened[1].record
+            net, scheduler, prediction = load_pretrained(recipe, shape, len(names), opened)
         else:
             captions = dataset.captions() if recipe.model.text != "none" else []
             net = new_network(recipe, shape, len(names), captions)
@@ -69,19 +70,23 @@ def network(
         text_encoder=recipe.model.text_encoder if recipe.model.text != "none" else "none",
         noise=recipe.noise.distribution,
     )
-    return net, scheduler, meta
+    return net, scheduler, meta if record is None else _as_source(meta, record, recipe)
 
 
-def in_range(meta: RunMeta, recipe: Recipe, loader: Loader) -> RunMeta:
-    """Add the range in which the network sees pixels; that of the source where there is one, and its kind of noise."""
-    if not recipe.model.pretrained:
-        mean, std = pixel_range(recipe.dataset.normalize, loader)
-        return meta.model_copy(update={"mean": mean, "std": std})
-    source = open_source(recipe)[1].record
+def _as_source(meta: RunMeta, source: Mapping[str, Any], recipe: Recipe) -> RunMeta:
+    """Take over the source's kind of noise, and the range in which its network sees pixels."""
     if "normalize" in recipe.dataset.model_fields_set:
         LOG.warning("%s keeps the range of its pixels; dataset.normalize is not used", recipe.model.pretrained)
     mean, std = (fit_range(source.get(key) or [], meta.channels) for key in ("mean", "std"))
     return meta.model_copy(update={"mean": mean, "std": std, "noise": source.get("noise", "normal")})
+
+
+def in_range(meta: RunMeta, recipe: Recipe, loader: Loader) -> RunMeta:
+    """Add the range in which a new network sees pixels, which may have to be measured; a source has its own."""
+    if recipe.model.pretrained:
+        return meta
+    mean, std = pixel_range(recipe.dataset.normalize, loader)
+    return meta.model_copy(update={"mean": mean, "std": std})
 
 
 def _class_names(recipe: Recipe, dataset: Dataset) -> list[str]:
@@ -109,7 +114,7 @@ def new_network(
         return build_text_network(recipe.model, shape=shape, captions=captions)
     spec, noise = recipe.model, recipe.noise
     kind, arguments = preset_kind(spec.preset), unet_arguments(spec.preset, spec.overrides)
-    if noise.prediction not in (*ONE_STEP, "linear_mix") and not is_told_time(kind, arguments):
+    if noise.prediction not in (*ONE_STEP, "linear_mix") and not KINDS[kind].timed(arguments):
         raise UsageError(
             f"model.preset {spec.preset} is not told the time, and noise.prediction {noise.prediction} needs it",
             "Use one_step, pure_noise or linear_mix" + (", or set model.overrides.time" * (kind == "CS180UNet")) + ".",

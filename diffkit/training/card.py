@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from diffkit.models.course_networks import BasicUNet, CS180UNet
-from diffkit.models.ddpm import ONE_STEP
 from diffkit.models.meta import RunMeta
 from diffkit.models.text_encoder import vocabulary
 from diffkit.models.text_network import TextNetwork, TrainedNetwork
 from diffkit.recipes import reading as recipes
-from diffkit.recipes.schema import Recipe
+from diffkit.recipes.schema import ONE_STEP, Recipe
 
 
 def model_card(recipe: Recipe, meta: RunMeta, summary: dict[str, Any], folder: Path, network: TrainedNetwork) -> str:

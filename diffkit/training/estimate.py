@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from diffkit.errors import ModelError
-from diffkit.models.ddpm import ONE_STEP
-from diffkit.recipes.schema import DatasetSpec, Recipe
+from diffkit.recipes.schema import ONE_STEP, DatasetSpec, Recipe
 from diffkit.training import fast
 from diffkit.training.loop import Plan
 from diffkit.training.trial import Seconds, Sizes, measure, time_updates

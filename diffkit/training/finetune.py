@@ -77,7 +77,7 @@ def at_source_size(recipe: Recipe) -> Recipe:
 
 
 def load_pretrained(
-    recipe: Recipe, shape: tuple[int, int, int], num_classes: int
+    recipe: Recipe, shape: tuple[int, int, int], num_classes: int, opened: tuple[Repo, ModelInfo] | None = None
 ) -> tuple[DDPMNetwork, SchedulerMixin, str]:
     """Load the recipe's pretrained network and fit it to the data.
 
@@ -85,6 +85,7 @@ def load_pretrained(
         recipe: `model.pretrained` names the source.
         shape: (C, H, W) of the training images.
         num_classes: Classes of the target, 0 for none.
+        opened: From `open_source`, where it was called already.
 
     Returns:
         The network, the scheduler to train and save with, and the name of the training objective.
@@ -93,7 +94,7 @@ def load_pretrained(
         ModelError: The source cannot be read, or is no network of `kinds.py`.
         UsageError: A size that the network cannot take.
     """
-    spec, (repo, source) = recipe.model, open_source(recipe)
+    spec, (repo, source) = recipe.model, opened or open_source(recipe)
     size = _padded(source, shape[-1])
     scheduler, prediction = _scheduler(repo, source, recipe)
     unet = load_component(

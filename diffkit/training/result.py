@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from diffkit.models.ddpm import DDPM, ONE_STEP
+from diffkit.models.ddpm import DDPM
 from diffkit.models.meta import RunMeta
 from diffkit.models.network import save_network, save_pipeline, whole
 from diffkit.models.text_network import TextNetwork, TrainedNetwork, save_text_pipeline
-from diffkit.recipes.schema import Recipe
+from diffkit.recipes.schema import ONE_STEP, Recipe
 from diffkit.training import rng
 from diffkit.training.ema import EMA
 from diffkit.training.state import is_sharded

@@ -15,7 +15,7 @@ from diffkit.errors import ModelError, UsageError
 from diffkit.models import load, open_repo
 from diffkit.models.course_networks import BasicUNet, CS180UNet
 from diffkit.models.inspect import describe
-from diffkit.models.kinds import KINDS, halvings, is_told_time, network_class
+from diffkit.models.kinds import KINDS, halvings, network_class
 from diffkit.models.memory import count_parameters
 from diffkit.models.meta import RunMeta
 from diffkit.models.network import DDPMNetwork, build_network, save_pipeline
@@ -119,7 +119,7 @@ def test_time_and_class_matter_where_the_network_is_told_them() -> None:
                 null = net(z, torch.tensor(0), torch.tensor([10, 10])).sample
                 assert torch.equal(null, plain)  # dropped: the one-hot vector is zero
         kind = "CS180UNet"
-        assert is_told_time(kind, net.config) == (time != "none")
+        assert KINDS[kind].timed(net.config) == (time != "none")
 
 
 def parameters_of_cs180(d: int, time: bool, classes: int) -> int:
