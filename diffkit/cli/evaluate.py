@@ -33,28 +33,17 @@ Channels = Annotated[int | None, typer.Option("--channels", min=1, max=3, help="
 Compare = Annotated[
     Path | None, typer.Option("--compare", metavar="FILE", help="What an earlier run printed with --json.")
 ]
-Prompts = Annotated[list[str] | None, typer.Option("--prompt", "-p", help="What to draw, in words; may be repeated.")]
-Classes = Annotated[
-    list[str] | None, typer.Option("--class", "-c", help="A class by name or number; may be repeated, or a,b,c.")
-]
-Guidance = Annotated[
-    float | None,
-    typer.Option("--guidance", "-g", help="Classifier-free guidance: 0 unconditional, 1 conditional, above 1 guided."),
-]
-Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Sampling steps.")]
-Scheduler = Annotated[str | None, typer.Option("--scheduler", help="The sampler: ddpm, ddim, dpmsolver++, euler, ...")]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Pictures per batch.")]
-Eta = Annotated[float | None, typer.Option("--eta", min=0.0, max=1.0, help="DDIM's noise: 0 deterministic, 1 as DDPM.")]
-Seed = Annotated[
-    int | None, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of the first picture; the next has seed + 1.")
-]
-Raw = Annotated[bool, typer.Option("--raw/--ema", help="A run's last weights, in place of their moving average.")]
 Place = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE.json", help="Also write the numbers there.")]
+# How pictures are drawn: fields of the job `sample`.
+SAMPLING = ("prompt", "classes", "guidance", "steps", "scheduler", "eta", "seed", "batch_size", "raw", "revision")
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    command(app, "evaluate")(evaluate)
+    from diffkit.cli.pictures import field_options
+    from diffkit.jobs import job_class
+
+    command(app, "evaluate", field_options(job_class("sample"), SAMPLING))(evaluate)
 
 
 def evaluate(
@@ -67,19 +56,10 @@ def evaluate(
     num_real: Reals = None,
     resolution: Resolution = None,
     channels: Channels = None,
-    prompt: Prompts = None,
-    classes: Classes = None,
-    guidance: Guidance = None,
-    steps: Steps = None,
-    scheduler: Scheduler = None,
-    eta: Eta = None,
-    seed: Seed = None,
-    batch_size: BatchSize = None,
-    raw: Raw = False,
-    revision: options.Revision = None,
     device: options.Device = "auto",
     compare: Compare = None,
     out: Place = None,
+    **sampling: Any,
 ) -> Output:
     """Measure how near a model's pictures, or those of a folder, are to real ones: FID, KID and others.
 
@@ -87,26 +67,18 @@ def evaluate(
     pictures are the same: `--compare` refuses the rest.
     """
     from diffkit.cli.progress import Bar
-    from diffkit.errors import UsageError
     from diffkit.evaluation.report import changes, read_earlier
     from diffkit.jobs.evaluate import evaluate as run
 
-    if channels == 2:
-        raise UsageError("--channels 2: images have 1 channel (grey) or 3 (RGB)")
     earlier = None if compare is None else read_earlier(compare)
     if out is not None:
         from diffkit.pictures.files import output_folder
 
         output_folder(out.parent)
-    sampling: dict[str, Any] = {
-        "prompt": tuple(prompt or ()) or None, "classes": tuple(classes or ()) or None, "guidance": guidance,
-        "steps": steps, "scheduler": scheduler, "eta": eta, "seed": seed, "batch_size": batch_size,
-        "raw": raw or None, "revision": revision,
-    }  # fmt: skip
     found = run(
         source, dataset, split=split, features=features, metrics=tuple(metric or ()), num=num, num_real=num_real,
         resolution=resolution, channels=channels, device=device, watch=Bar(),
-        **{key: value for key, value in sampling.items() if value is not None},
+        **{key: value for key, value in sampling.items() if value not in (None, [])},
     )  # fmt: skip
     for line in found.warnings:
         LOG.warning("%s", line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,6 +55,11 @@ def register_job(app: typer.Typer, name: str) -> None:
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     command.__doc__ = _help(cls)
     app.command(name)(command)
+
+
+def field_options(cls: type[Job], names: Sequence[str]) -> dict[str, tuple[Any, Any]]:
+    """Return some of a job's fields as `runner.command` takes options that commands share."""
+    return {name: (_parameter(cls, name, cls.model_fields[name]).annotation, None) for name in names}
 
 
 def _help(cls: type[Job]) -> str:

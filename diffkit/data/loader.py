@@ -162,22 +162,22 @@ class Loader:
         yield from self._batches(map(plan, itertools.count(start)))
 
     def validation(self) -> Iterator[Batch]:
-        """Yield this process's share of the held-out part once, in fixed order and without augmentation.
+        """Return this process's share of the held-out part once, in fixed order and without augmentation.
 
         The last batch may be short; without a validation part there is none.
         """
-        share = self._held[self.rank :: self.world]
-        parts = [share[k : k + self.batch_size] for k in range(0, len(share), self.batch_size)]
-        yield from self._batches(Plan(ids, np.full(len(ids), 0.5), None) for ids in parts)
+        return self._once(self._held[self.rank :: self.world])
 
     def first(self, count: int) -> Iterator[Batch]:
-        """Yield the first `count` training images once, or all there are, without augmentation; every process all.
+        """Return the first `count` training images once, or all there are, without augmentation; every process all.
 
         A stream has none.
         """
-        chosen = self._train[:count]
+        return self._once(self._train[:count])
+
+    def _once(self, chosen: order.Ints) -> Iterator[Batch]:
         parts = [chosen[k : k + self.batch_size] for k in range(0, len(chosen), self.batch_size)]
-        yield from self._batches(Plan(ids, np.full(len(ids), 0.5), None) for ids in parts)
+        return self._batches(Plan(ids, np.full(len(ids), 0.5), None) for ids in parts)
 
     def _batches(self, plans: Iterator[Plan]) -> Iterator[Batch]:
         if self._store is not None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from diffkit.errors import ModelError
+from diffkit.pictures.files import write_whole
 
 _FORMAT, _ARCHITECTURE = "diffkit-classifier", "small-cnn"
 
@@ -59,7 +60,7 @@ class SmallCNN(nn.Module):
 def save_classifier(
     path: Path, network: SmallCNN, class_names: Sequence[str], extra: Mapping[str, str] | None = None
 ) -> None:
-    """Write a classifier as one safetensors file.
+    """Write a classifier as one safetensors file, which is there whole or not at all; its folder is made.
 
     The tensors are the network's state; the header's metadata says how to build it: `format` "diffkit-classifier",
     `architecture` "small-cnn", `classes` (a JSON list of names in label order), `shape` (a JSON list: channels, height,
@@ -71,14 +72,15 @@ def save_classifier(
         class_names: In label order.
         extra: Further metadata.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     if len(class_names) != network.classes:
         raise ValueError(f"{len(class_names)} names for {network.classes} classes")
     about = {"format": _FORMAT, "architecture": _ARCHITECTURE, "classes": json.dumps(list(class_names)),
              "shape": json.dumps(network.shape), "width": str(network.width)}  # fmt: skip
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    save_file(state, path, metadata={**(extra or {}), **about})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, save(state, metadata={**(extra or {}), **about}))
 
 
 def read_names(path: Path) -> list[str]:

@@ -16,19 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffkit.errors import ModelError, UsageError
 from diffkit.evaluation.clip import CLIP_ID, Scale, open_clip, pixel_scale, projected, read_clip
+from diffkit.evaluation.pictures import RESIZE, Pictures, resized
 from diffkit.pictures.tensors import in_channels
 from diffkit.registry import Registry
 
 if TYPE_CHECKING:
-    from diffkit.evaluation.pictures import Pictures
     from diffkit.models.repo import Repo
 
-RESIZE = "bicubic, antialiased"
 CHUNK = 64
 _VERSION = 1  # of what is done to pictures before the network sees them
 DINOV2_ID = "facebook/dinov2-large"
@@ -126,13 +124,6 @@ class Features:
             pixels = resized(in_channels(part.to(self.device).float().clamp(-1, 1), net.channels), net.size)
             rows.append(net.call((pixels / 2 + 0.5 - mean) / std).float().cpu())
         return torch.cat(rows)
-
-
-def resized(images: Tensor, size: int) -> Tensor:
-    """(N, C, H, W) in [-1, 1] -> (N, C, size, size), by the filter that `RESIZE` names."""
-    if images.shape[-2:] == (size, size):
-        return images
-    return F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
 
 
 FEATURES: Registry[Features] = Registry("features")
@@ -248,7 +239,7 @@ class Classifier(Features):
     def suits(self, pictures: Pictures) -> None:
         """See `Features`."""
         if not self.source:
-            pictures.classes()
+            _classes(pictures)
 
     def fitted(self, pictures: Pictures) -> Self:
         """See `Features`."""
@@ -256,6 +247,7 @@ class Classifier(Features):
             return self
         from diffkit.evaluation.fitting import classifier_for
 
+        _classes(pictures)
         return replace(self, source=str(classifier_for(pictures)))
 
     def load(self) -> Network:
@@ -267,3 +259,9 @@ class Classifier(Features):
         module, _ = load_classifier(Path(self.source).expanduser())
         channels, size, _ = module.shape
         return Network(module, module.features, size, channels)
+
+
+def _classes(pictures: Pictures) -> list[str]:
+    return pictures.classes(
+        "Name a classifier's file, classifier:FILE, or other features: clip:ID, dinov2:ID, inception:FILE."
+    )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffkit.errors import UsageError
 from diffkit.evaluation.classifier import SmallCNN, load_classifier, save_classifier
-from diffkit.evaluation.pictures import Pictures
+from diffkit.evaluation.pictures import Pictures, resized
 from diffkit.models.text import cache_folder
-from diffkit.pictures.files import write_whole
 
 LOG = logging.getLogger("diffkit.evaluation")
 
@@ -68,7 +65,7 @@ def classifier_for(pictures: Pictures, settings: Settings | None = None) -> Path
         "features classifier: %d updates on %s, %.1f %% right of those held out; kept as %s",
         settings.updates, pictures.spec.name, 100 * accuracy, path,
     )  # fmt: skip
-    _write(path, network, names, {"accuracy": accuracy, "dataset": told})
+    save_classifier(path, network, names, {"facts": json.dumps({"accuracy": accuracy, "dataset": told})})
     return path
 
 
@@ -88,9 +85,7 @@ def train_classifier(pictures: Pictures, path: Path, settings: Settings = OWN) -
         UsageError: The dataset has no classes.
         DataError: A picture cannot be read.
     """
-    names = pictures.dataset.class_names
-    if not names or len(names) < 2:
-        raise UsageError(f"dataset {pictures.spec.name} has no classes to learn", "Give one that has classes.")
+    names = pictures.classes()
     images, labels = pictures.labelled(settings.pictures)
     network, accuracy = fit(images, labels, len(names), settings)
     facts = {
@@ -99,17 +94,8 @@ def train_classifier(pictures: Pictures, path: Path, settings: Settings = OWN) -
         "held_out": _held(len(images), settings), "noisy": settings.noisy, "updates": settings.updates,
         "seed": settings.seed,
     }  # fmt: skip
-    _write(path, network, names, facts)
+    save_classifier(path, network, names, {"facts": json.dumps(facts)})
     return facts
-
-
-def _write(path: Path, network: SmallCNN, names: Sequence[str], facts: dict[str, Any]) -> None:
-    """Write a classifier's file; it is whole, or it is not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    save_classifier(temporary, network, names, {"facts": json.dumps(facts)})
-    write_whole(path, temporary.read_bytes())
-    temporary.unlink()
 
 
 def side(resolution: int, settings: Settings) -> int:
@@ -131,10 +117,7 @@ def fit(images: Tensor, labels: Tensor, classes: int, settings: Settings) -> tup
     """
     size = side(images.shape[-1], settings)
     if images.shape[-1] != size:
-        images = torch.cat([
-            F.interpolate(part, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
-            for part in images.split(256)
-        ])  # fmt: skip
+        images = torch.cat([resized(part, size) for part in images.split(256)])
     held = _held(len(images), settings)
     generator = torch.Generator().manual_seed(settings.seed)
     with torch.random.fork_rng(devices=[]):  # initial weights and dropout

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffkit.errors import ModelError, UsageError, did_you_mean
+from diffkit.evaluation.clip import pixel_scale
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from diffkit.models.repo import Repo
 
 CLASSIFIER_FILE = "classifier.safetensors"
+_USUAL = ((0.5,) * 3,) * 2  # mean and deviation of pixels where a repository names none
 
 Logits = Callable[["Tensor"], "Tensor"]
 
@@ -129,10 +131,7 @@ def _of_transformers(repo: Repo, device: str) -> Logits:
     model = load_component(repo, AutoModelForImageClassification).requires_grad_(False).to(device)
     config = repo.json("preprocessor_config.json") or {}
     height, width = _size(config, repo.json("config.json") or {})
-    mean, std = (
-        torch.tensor(config.get(key, [0.5] * 3), device=device).reshape(1, -1, 1, 1)
-        for key in ("image_mean", "image_std")
-    )
+    mean, std = (torch.tensor(row, device=device).reshape(1, -1, 1, 1) for row in pixel_scale(repo, _USUAL))
 
     def logits(images: Tensor) -> Tensor:
         pixels = _fitted(images.to(device), mean.shape[1], height, width) / 2 + 0.5

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffkit.errors import ModelError
+from diffkit.models.weights import read_pickle
 
 SIZE, DIMENSIONS = 299, 2048
 _FORMAT = "diffkit-inception"
@@ -189,17 +190,13 @@ def convert(source: Path, target: Path) -> Path:
     Raises:
         ModelError: It cannot be read, or holds other tensors.
     """
-    import pickle
-
     from safetensors.torch import save_file
 
-    try:
-        weights = torch.load(source, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
-        raise ModelError(f"{source}: no file of tensors: {str(error).splitlines()[0]}") from None
-    if not isinstance(weights, Mapping) or not all(isinstance(v, Tensor) for v in weights.values()):
-        raise ModelError(f"{source}: holds no tensors by name", f"Give the weights {_USUAL}.")
-    state = _with(weights, str(source), f"Give the weights {_USUAL}.").state_dict()
+    hint = f"Give the weights {_USUAL}."
+    if not source.is_file():
+        raise ModelError(f"{source}: no such file", hint)
+    weights = read_pickle(source, str(source), hint)
+    state = _with(weights, str(source), hint).state_dict()
     kept = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
     save_file(kept, target, metadata={"format": _FORMAT, "source": source.name})
     return target

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from diffkit.pictures.tensors import to_float
 from diffkit.recipes.schema import DatasetSpec
 
 BATCH = 64
+RESIZE = "bicubic, antialiased"  # what `resized` does, as it is told beside numbers
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,10 @@ class Pictures:
     spec: DatasetSpec
     channels: int | None = None
     opened: Dataset | None = None
+
+    def __post_init__(self) -> None:
+        if self.channels not in (None, 1, 3):
+            raise UsageError(f"`channels` {self.channels}: images have 1 channel (grey) or 3 (RGB)")
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -102,18 +108,18 @@ class Pictures:
         made = [torch.from_numpy(prepare(image, self.spec, self.depth)) for image in images]
         return to_float(torch.stack(made))
 
-    def classes(self) -> list[str]:
+    def classes(self, hint: str = "Give one that has classes.") -> list[str]:
         """Return the names of the classes.
+
+        Args:
+            hint: What to do where there are none.
 
         Raises:
             UsageError: There are none, or one alone.
         """
         names = self.dataset.class_names or []
         if self.source.labels is None or len(names) < 2:
-            raise UsageError(
-                f"features classifier: dataset {self.spec.name} has no classes to learn",
-                "Name a classifier's file, classifier:FILE, or other features: clip:ID, dinov2:ID, inception:FILE.",
-            )
+            raise UsageError(f"dataset {self.spec.name} has no classes to learn", hint)
         return names
 
     def labelled(self, count: int) -> tuple[Tensor, Tensor]:
@@ -129,6 +135,13 @@ class Pictures:
             return []
         found = [self.source.caption(int(k)) for k in self.chosen(count)]
         return [caption for caption in found if caption]
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """(N, C, H, W) in [-1, 1] -> (N, C, size, size), by the filter that `RESIZE` names."""
+    if images.shape[-2:] == (size, size):
+        return images
+    return F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
 
 
 def holds_pictures(name: str) -> bool:

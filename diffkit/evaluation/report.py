@@ -14,9 +14,9 @@ from typing import Any
 from torch import Tensor
 
 from diffkit.errors import UsageError
-from diffkit.evaluation.features import RESIZE, Features
+from diffkit.evaluation.features import Features
 from diffkit.evaluation.metrics import METRICS, measure
-from diffkit.evaluation.pictures import Pictures
+from diffkit.evaluation.pictures import RESIZE, Pictures
 
 
 @dataclass(frozen=True)

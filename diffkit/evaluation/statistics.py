@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ import torch
 from torch import Tensor
 
 from diffkit.errors import UsageError
-from diffkit.evaluation.features import RESIZE, Features
-from diffkit.evaluation.pictures import Pictures
+from diffkit.evaluation.features import Features
+from diffkit.evaluation.pictures import RESIZE, Pictures
 from diffkit.models.text import cache_folder
 from diffkit.pictures.files import write_whole
 
@@ -48,6 +49,20 @@ def real_features(features: Features, pictures: Pictures, count: int | None = MO
 def embedded(features: Features, pictures: Pictures, count: int | None = None) -> Tensor:
     """Return the features of up to `count` pictures, (N, D) fp32 on the CPU."""
     return torch.cat([features.embed(part) for part in pictures.batches(pictures.chosen(count))])
+
+
+def joined(parts: Sequence[tuple[int, Tensor]], world: int) -> Tensor:
+    """Put the features together that several processes have made, in the order of their numbers; all have them then.
+
+    Args:
+        parts: Of this process: the number of the first picture, and features.
+        world: Number of processes.
+    """
+    if world > 1:
+        from accelerate.utils import gather_object
+
+        parts = gather_object(list(parts))
+    return torch.cat([part for _, part in sorted(parts, key=lambda pair: pair[0])])
 
 
 def _read(path: Path, about: dict[str, str]) -> Tensor | None:

@@ -18,20 +18,21 @@ from diffkit.evaluation.features import Features, parse_features
 from diffkit.evaluation.metrics import METRICS
 from diffkit.evaluation.pictures import Pictures, holds_pictures, side_of
 from diffkit.evaluation.report import Evaluation, report
-from diffkit.evaluation.statistics import MOST, embedded, real_features
+from diffkit.evaluation.statistics import MOST, embedded, joined, real_features
+from diffkit.jobs.base import build
 from diffkit.jobs.batch import Batch
 from diffkit.jobs.options import Run, Watch
 from diffkit.jobs.rows import Prepared, batches_of
 from diffkit.jobs.run import draw, load_prepared, prepare, processes
 from diffkit.jobs.sample import Sample
 from diffkit.models import info, open_repo
+from diffkit.models.devices import pick_device
 from diffkit.recipes.schema import DatasetSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from diffkit.types import ModelInfo
-
+    from diffkit.types import Model, ModelInfo
 
 LOG = logging.getLogger("diffkit.jobs")
 
@@ -108,6 +109,7 @@ def evaluate(
     for name in asked.metrics:
         METRICS.parse(name)
     parse_features(features)  # what is not there is said before anything is opened
+    build(Sample, sampling)
     if num is not None and num < 2:
         raise UsageError(f"`num` is {num}; at least two pictures are needed", "Ask for more: 1000, say.")
     if holds_pictures(source):
@@ -121,8 +123,6 @@ def evaluate(
 
 def _folder(asked: Asked, device: str) -> Evaluation:
     """Compare pictures with pictures."""
-    from diffkit.models.devices import pick_device
-
     size = asked.resolution or side_of(asked.source, asked.split)
     theirs = Pictures(DatasetSpec(name=asked.source, split=asked.split, resolution=size), asked.channels)
     real = Pictures(DatasetSpec(name=asked.dataset, split=asked.split, resolution=size), asked.channels)
@@ -147,10 +147,9 @@ def _model(asked: Asked, device: str, watch: Watch, sampling: dict[str, Any]) ->
     real = Pictures(real.spec, asked.channels or max(known.channels, real.depth), real.dataset)
     parse_features(asked.features).suits(real)
     values = {"model": asked.source, "num": asked.num or DRAWN, **sampling, **_labels(asked, known, real, sampling)}
-    prepared = prepare(Sample, values, Run(files=False, device=device))
+    options = Run(files=False, device=device)
+    prepared = prepare(Sample, values, options)
     rank, world, place, barrier = processes(device)
-    from diffkit.models.devices import pick_device
-
     features = parse_features(asked.features, pick_device(place))
     if rank:  # the first process learns and fills the cache, the others read
         barrier()
@@ -158,7 +157,8 @@ def _model(asked: Asked, device: str, watch: Watch, sampling: dict[str, Any]) ->
     truth = real_features(features, real, asked.num_real or MOST)
     if not rank:
         barrier()
-    other = _drawn(prepared, features, real, device, watch)
+    model = load_prepared(prepared, options, place, watch, {})
+    other = _drawn(prepared, model, features, real, watch, rank, world)
     job = prepared.jobs[0]
     about = {
         "model": {"id": known.id, "revision": known.revision, "family": known.family},
@@ -183,13 +183,13 @@ def _labels(asked: Asked, known: ModelInfo, real: Pictures, sampling: dict[str, 
     return {"prompt": tuple(captions)}
 
 
-def _drawn(prepared: Prepared, features: Features, real: Pictures, device: str, watch: Watch) -> Tensor:
+def _drawn(
+    prepared: Prepared, model: Model, features: Features, real: Pictures, watch: Watch, rank: int, world: int
+) -> Tensor:
     """The features of the pictures that `sample` draws, (N, D), in the order of their seeds."""
-    job, known = prepared.jobs[0], prepared.info
+    job = prepared.jobs[0]
     assert isinstance(job, Sample)
-    rank, world, place, _ = processes(device)
-    rows = job.rows(known)
-    model = load_prepared(prepared, Run(files=False, device=device), place, watch, {})
+    rows = job.rows(prepared.info)
     mine = batches_of(len(rows), job.batch_size)[rank::world]
     watch.begin("sample", len(prepared.timesteps[0]) * len(mine))
     found: list[tuple[int, Tensor]] = []
@@ -200,8 +200,4 @@ def _drawn(prepared: Prepared, features: Features, real: Pictures, device: str, 
             pictures = draw(job, model, batch, watch).pictures  # as a PNG keeps them, in whole levels
             found.append((positions.start, features.embed(real.like(pictures))))
     watch.end()
-    if world > 1:
-        from accelerate.utils import gather_object
-
-        found = gather_object(found)
-    return torch.cat([part for _, part in sorted(found, key=lambda pair: pair[0])])
+    return joined(found, world)

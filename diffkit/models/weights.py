@@ -242,7 +242,6 @@ def read_tensors(repo: Repo, weights: Weights) -> dict[str, Tensor]:
     Raises:
         ModelError: A file holds anything but tensors; it is not executed.
     """
-    import torch
     from safetensors.torch import load_file
 
     tensors: dict[str, Tensor] = {}
@@ -252,18 +251,33 @@ def read_tensors(repo: Repo, weights: Weights) -> dict[str, Tensor]:
         if not weights.pickled:
             tensors.update(load_file(path))
             continue
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ModelError(
-                f"{repo.id}: {name} is refused, it holds more than tensors or is broken: {reason}", repo.fetch_hint()
-            ) from None
-        if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-            raise ModelError(f"{repo.id}: {name} is refused, it is no dictionary of tensors", repo.fetch_hint())
+        state = read_pickle(path, f"{repo.id}: {name}", repo.fetch_hint())
         # Tied tensors share memory, which safetensors does not store.
-        tensors.update({str(key): value.detach().clone().contiguous() for key, value in state.items()})
+        tensors.update({key: value.detach().clone().contiguous() for key, value in state.items()})
     return tensors
+
+
+def read_pickle(path: Path, what: str, hint: str) -> dict[str, Tensor]:
+    """Return the tensors of one of torch's own files by name, by its restricted unpickler.
+
+    Args:
+        path: The file.
+        what: What it is called in an error.
+        hint: What to do where it is refused.
+
+    Raises:
+        ModelError: It holds anything but tensors; it is not executed.
+    """
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"{what} is refused, it holds more than tensors or is broken: {reason}", hint) from None
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise ModelError(f"{what} is refused, it holds no tensors by name", hint)
+    return {str(key): value for key, value in state.items()}
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from diffkit.data import Loader
 from diffkit.evaluation.features import Features, parse_features
 from diffkit.evaluation.metrics import measure
 from diffkit.evaluation.pictures import Pictures
-from diffkit.evaluation.statistics import real_features
+from diffkit.evaluation.statistics import joined, real_features
 from diffkit.models.ddpm import DDPM
 from diffkit.models.meta import RunMeta
 from diffkit.models.text_network import TrainedNetwork
@@ -117,11 +117,7 @@ class Evaluator:
             images = result.drawn(model, seeds, some, spec.evaluate_steps, spec.preview_guidance)
             # as a PNG keeps them, in whole levels
             found.append((start, self.features.embed(to_float(to_uint8(images.nan_to_num(0.0))))))
-        if world > 1:
-            from accelerate.utils import gather_object
-
-            found = gather_object(found)
-        return torch.cat([part for _, part in sorted(found, key=lambda pair: pair[0])])
+        return joined(found, world)
 
     def keep(
         self, step: int, scores: dict[str, Any], network: TrainedNetwork, scheduler: SchedulerMixin, meta: RunMeta,

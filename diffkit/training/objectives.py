@@ -64,12 +64,14 @@ def _stratified(x0: Tensor, generator: torch.Generator) -> Tensor:
     return (order + jitter) / count
 
 
-def _noise(x0: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(x0.shape, generator=generator, device=x0.device, dtype=torch.float32)
+def _noise(x0: Tensor, generator: torch.Generator, kind: str = "normal") -> Tensor:
+    draw = torch.rand if kind == "uniform" else torch.randn
+    return draw(x0.shape, generator=generator, device=x0.device, dtype=torch.float32)
 
 
-def _flat(x0: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.rand(x0.shape, generator=generator, device=x0.device, dtype=torch.float32)
+def _blind(network: Network, x: Tensor, labels: Tensor | None) -> Tensor:
+    """Ask a network that is not told the level: its time is 0."""
+    return network(x, torch.zeros(x.shape[0], dtype=torch.long, device=x.device), labels).float()
 
 
 class _Diffusion:
@@ -157,8 +159,7 @@ class _Levels:
         self.distribution = noise.distribution
 
     def draw(self, x0: Tensor, generator: torch.Generator) -> Draw:
-        noise = _flat(x0, generator) if self.distribution == "uniform" else _noise(x0, generator)
-        return Draw(noise, self.times(_stratified(x0, generator)))
+        return Draw(_noise(x0, generator, self.distribution), self.times(_stratified(x0, generator)))
 
 
 @OBJECTIVES.register("flow")
@@ -180,8 +181,7 @@ class LinearMix(_Levels):
 
     def loss(self, network: Network, x0: Tensor, labels: Tensor | None, draw: Draw) -> Tensor:
         a = _wide(draw.level)
-        time = torch.zeros(x0.shape[0], dtype=torch.long, device=x0.device)
-        return self.error(network(noised(x0, draw.noise, 1 - a, a), time, labels).float() - x0)
+        return self.error(_blind(network, noised(x0, draw.noise, 1 - a, a), labels) - x0)
 
 
 @OBJECTIVES.register("one_step")
@@ -189,8 +189,7 @@ class OneStep(_Levels):
     """The one-step denoiser: z = x0 + sigma eps at one fixed sigma; predict x0 (the network's time is 0)."""
 
     def loss(self, network: Network, x0: Tensor, labels: Tensor | None, draw: Draw) -> Tensor:
-        time = torch.zeros(x0.shape[0], dtype=torch.long, device=x0.device)
-        return self.error(network(x0 + self.sigma * draw.noise, time, labels).float() - x0)
+        return self.error(_blind(network, x0 + self.sigma * draw.noise, labels) - x0)
 
 
 @OBJECTIVES.register("pure_noise")
@@ -202,8 +201,7 @@ class PureNoise(_Levels):
     """
 
     def loss(self, network: Network, x0: Tensor, labels: Tensor | None, draw: Draw) -> Tensor:
-        time = torch.zeros(x0.shape[0], dtype=torch.long, device=x0.device)
-        return self.error(network(draw.noise, time, labels).float() - x0)
+        return self.error(_blind(network, draw.noise, labels) - x0)
 
 
 def make_objective(noise: NoiseSpec, scheduler: SchedulerMixin, device: torch.device | str) -> Objective:

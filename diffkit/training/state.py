@@ -22,10 +22,9 @@ def is_sharded(module: nn.Module) -> bool:
 
 def _like(value: Tensor, param: Tensor) -> Tensor:
     """Shard a whole tensor as `param` is sharded."""
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    if not isinstance(param, DTensor) or value.shape != param.shape:
+    if not is_spread(param) or value.shape != param.shape:
         return value.to(param.device)
+    from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(value.to(param.device), param.device_mesh, param.placements)
 

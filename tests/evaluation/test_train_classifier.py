@@ -77,6 +77,7 @@ def test_what_is_refused(run_cli, tmp_path: Path) -> None:
         (("digits", "--dataset", "digits"), 2, "named twice"),
         (("digits", "-o", tmp_path / "x.pt"), 2, "one file"),
         ((tmp_path, "-o", tmp_path / "x.safetensors"), 2, "has no classes"),
+        (("digits", "--channels", "2"), 2, "--channels 2: images have 1 channel"),
         ((tmp_path / "none",), 3, "none"),
     ):
         ran = run_cli("train-classifier", *flags)
