@@ -187,9 +187,14 @@ class Guide:
     @property
     def spec(self) -> str:
         """How it is written, with everything that may be left out: what `parse_guide` makes it from."""
-        more = [f"{f.name}={value}" for f in fields(self.loss)[1:] if f.init  # type: ignore[arg-type]
-                and f.metadata.get("spelled", True) for value in [getattr(self.loss, f.name)]]  # fmt: skip
+        more = [f"{name}={getattr(self.loss, name)}" for name in options_of(type(self.loss))]
         return f"{self.loss.name}:{','.join([self.loss.value, *more])}@{self.scale:g}"
+
+
+def options_of(row: type[Loss]) -> list[str]:
+    """Return the fields of a row that are written NAME=VALUE behind its value."""
+    found = fields(row)[1:]  # type: ignore[arg-type]
+    return [f.name for f in found if f.init and f.metadata.get("spelled", True)]
 
 
 def parse_guide(text: str) -> Guide:
@@ -204,7 +209,7 @@ def parse_guide(text: str) -> Guide:
     row = LOSSES[name.strip()]
     if not colon:
         raise UsageError(f"guide {text!r} has no value", f"Write {name.strip()}:VALUE@SCALE.")
-    names = [f.name for f in fields(row)[1:] if f.init and f.metadata.get("spelled", True)]  # type: ignore[arg-type]
+    names = options_of(row)
     value, *pairs = re.split(rf",\s*(?=(?:{'|'.join(names)})=)", rest) if names else [rest]
     hints, options = get_type_hints(row), {}
     for key, _, word in (pair.partition("=") for pair in pairs):

@@ -27,7 +27,6 @@ from diffkit.models.vocabulary import bundled_tokens, unknown_words
 if TYPE_CHECKING:
     from diffkit.jobs.options import Again, Run
     from diffkit.jobs.output import Result
-    from diffkit.models import LoadOptions
     from diffkit.types import ModelInfo
 
 STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -58,7 +57,7 @@ class Job(BaseModel):
     name: ClassVar[str] = ""
     hub: ClassVar[str] = STABLE_DIFFUSION
     offers: ClassVar[frozenset[str]] = frozenset({"out"})
-    renamed: ClassVar[Mapping[str, str]] = {"n": "num", "guide": "guides"}
+    renamed: ClassVar[Mapping[str, str]] = {"n": "num"}
     leading: ClassVar[tuple[str, ...]] = ()
     paired: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     gaps: ClassVar[bool] = False

@@ -13,7 +13,7 @@ from pydantic import Field
 from diffkit.errors import UsageError, did_you_mean
 from diffkit.jobs.base import DEEPFLOYD
 from diffkit.jobs.batch import Batch, Drawing, Drawn
-from diffkit.jobs.fields import WITH_COMMAS, decimals, numbers, opt, whole_numbers
+from diffkit.jobs.fields import WITH_COMMAS, decimals, decimals_of, numbers, opt, whole_numbers
 from diffkit.jobs.images import OneImage
 from diffkit.jobs.shared import Eta, Many, OnePrompt
 
@@ -112,7 +112,7 @@ class Denoise(OneImage, OnePrompt, Many, Eta, name="denoise", hub=DEEPFLOYD):
 
     def sigmas(self) -> list[float]:
         """Return the deviations of the noise for a one-step denoiser."""
-        return [float(part) for part in (self.sigma or _SIGMAS).split(",")]
+        return decimals_of(self.sigma or _SIGMAS)
 
     def grid(self, base: SchedulerMixin, t: int) -> tuple[SchedulerMixin, list[int]]:
         """Return the scheduler from level t down, and its timesteps."""

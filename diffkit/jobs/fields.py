@@ -138,12 +138,17 @@ def whole_numbers(example: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def decimals_of(text: str) -> list[float]:
+    """Return the numbers of a text that `decimals` let pass."""
+    return [float(part) for part in text.split(",")]
+
+
 def decimals(example: str) -> AfterValidator:
     """Let a text of finite numbers, 0 or more, with commas pass, or None; `example` is shown with others."""
 
     def check(value: str | None, info: ValidationInfo) -> str | None:
         try:
-            good = value is None or all(0.0 <= float(part) < math.inf for part in value.split(","))
+            good = value is None or all(0.0 <= number < math.inf for number in decimals_of(value))
         except ValueError:
             good = False
         if not good:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -45,6 +45,8 @@ def _spelled(value: tuple[str, ...] | None) -> tuple[str, ...] | None:
 
 class Guided(PictureJob):
     """Guidance by the gradients of losses."""
+
+    renamed: ClassVar[Mapping[str, str]] = {**PictureJob.renamed, "guide": "guides"}
 
     guides: Annotated[
         tuple[str, ...] | None,

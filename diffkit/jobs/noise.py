@@ -11,7 +11,7 @@ from pydantic import Field
 
 from diffkit.errors import UsageError
 from diffkit.jobs.base import Job, arg
-from diffkit.jobs.fields import WITH_COMMAS, ImageFile, decimals, numbers, opt, whole_numbers
+from diffkit.jobs.fields import WITH_COMMAS, ImageFile, decimals, decimals_of, numbers, opt, whole_numbers
 from diffkit.jobs.images import opened
 from diffkit.jobs.shared import MOST_PICTURES
 
@@ -58,7 +58,7 @@ class Noise(Job, name="noise"):
             raise UsageError(f"`{ways[0]}` and `{ways[1]}` both say how much noise", "Give one of them.")
         if ways and ways[0] != "timesteps" and self.model is not None:
             raise UsageError(f"`{ways[0]}` does not depend on a `model`", "Leave one of them out.")
-        if self.times is not None and max(map(float, self.times.split(","))) > 1.0:
+        if self.times is not None and max(decimals_of(self.times)) > 1.0:
             raise UsageError(f"`times` {self.times}: 0 is noise, 1 the picture", "For example 0.25,0.5,0.75.")
         opened(self.image)
 
@@ -112,9 +112,9 @@ class Noise(Job, name="noise"):
         from diffkit.jobs.denoise import check_levels
 
         if self.times is not None:
-            return "flow", [Amount("t", t, t, 1.0 - t) for t in map(float, self.times.split(","))]
+            return "flow", [Amount("t", t, t, 1.0 - t) for t in decimals_of(self.times)]
         if self.sigma is not None:  # pixels go from -1 to 1
-            return "sigma", [Amount("sigma", sigma, 1.0, 2 * sigma) for sigma in map(float, self.sigma.split(","))]
+            return "sigma", [Amount("sigma", sigma, 1.0, 2 * sigma) for sigma in decimals_of(self.sigma)]
         scheduler, name = self.scheduler()
         last = int(scheduler.config.num_train_timesteps) - 1
         levels = [last * k // 5 for k in range(6)] if self.timesteps is None else numbers(self.timesteps, "", "")
@@ -135,10 +135,7 @@ class Noise(Job, name="noise"):
         picture = example_image(3, self.size) if picture is None else picture
         image = to_tensor(cut_square(picture, self.size))
         random = generators([seed])
-        if self.uniform:
-            noise = torch.rand(image.shape, generator=random[0]) * 2 - 1
-        else:
-            noise = fresh_noise(image, random)
+        noise = fresh_noise(image, random, "uniform") * 2 - 1 if self.uniform else fresh_noise(image, random)
         shown = torch.cat([one.signal * image + one.noise * noise for one in levels])
         return grid(from_tensor(shown), len(levels), labels=[one.label for one in levels])
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from diffkit.engine.sampler_names import canonical
+from diffkit.engine.sampler_names import SAMPLERS, canonical
 from diffkit.jobs.base import STABLE_DIFFUSION
 from diffkit.jobs.batch import Batch, Drawing, Drawn
-from diffkit.jobs.fields import ImageFile
 from diffkit.jobs.guides import Guided
 from diffkit.jobs.images import Masked, mask_in_space
 from diffkit.jobs.shared import Eta, Many, OnePrompt, Steps
@@ -27,9 +26,9 @@ class SDEdit(Masked, OnePrompt, Many, Steps, Eta, Guided, name="sdedit", hub=STA
     Source: Meng et al., arXiv:2108.01073.
     """
 
+    leading: ClassVar[tuple[str, ...]] = ("strength", "mask", "invert_mask")
+
     strength: float = Field(0.8, gt=0, le=1, description="How much may change, above 0 to 1: 1 is pure noise.")
-    mask: ImageFile = Field(None, description="A picture of the image's size: white may change, black is kept.")
-    invert_mask: bool = Field(False, description="Black may change, white is kept.")
 
     def make_scheduler(self, info: ModelInfo) -> tuple[SchedulerMixin, int]:
         """Return the scheduler and the index of the first step: one that ends as near to the image as the levels go.
@@ -47,7 +46,7 @@ class SDEdit(Masked, OnePrompt, Many, Steps, Eta, Guided, name="sdedit", hub=STA
         base, settings = info.scheduler, self.settings
         options: dict[str, Any] = {}
         if self.strength < 1.0 and not is_flow(base):
-            if canonical(settings.scheduler or default_sampler(base)) in ("ddim", "ddim_large"):
+            if SAMPLERS[canonical(settings.scheduler or default_sampler(base))].cls == "DDIMScheduler":
                 options["set_alpha_to_one"] = True
             free = settings.spacing is None and settings.timesteps is None and not zero_terminal_snr(base)
             scheduler = make_scheduler(base, settings, **options)

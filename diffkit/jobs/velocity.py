@@ -9,7 +9,7 @@ from pydantic import Field
 from diffkit.errors import UsageError
 from diffkit.jobs.base import DEEPFLOYD
 from diffkit.jobs.batch import Batch, Drawing, Drawn
-from diffkit.jobs.fields import WITH_COMMAS, decimals
+from diffkit.jobs.fields import WITH_COMMAS, decimals, decimals_of
 from diffkit.jobs.images import OneImage
 from diffkit.jobs.shared import Many, OnePrompt
 
@@ -59,7 +59,7 @@ class Velocity(OneImage, OnePrompt, Many, name="velocity", hub=DEEPFLOYD):
 
     def moments(self) -> list[float]:
         """Return the times."""
-        return [float(part) for part in (self.times or _TIMES).split(",")]
+        return decimals_of(self.times or _TIMES)
 
     def sampling_timesteps(self, info: ModelInfo) -> list[float]:
         """Return the model's timestep at every time."""
