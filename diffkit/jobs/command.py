@@ -32,15 +32,19 @@ def command_line(job: Job, *, sweep: Sequence[str] = (), gif: bool = False) -> s
             arguments.append(_argument(given[name]))
         else:
             flag = (option.names or (name.replace("_", "-"),))[0].partition("/")[0]
-            options += _option(flag, given[name])
-    for text in sweep:
-        options += _option("sweep", text)
-    options += _option("gif", True) if gif else []
-    return shlex.join([PROGRAM, job.name, *arguments, *options])
+            options += option_words(flag, given[name])
+    options += option_words("sweep", tuple(sweep))
+    options += option_words("gif", True) if gif else []
+    return words_line(job.name, *arguments, *options)
 
 
-def _option(name: str, value: Any) -> list[str]:
-    """One option with its value; one that takes several is repeated, a switch has none."""
+def words_line(*words: str) -> str:
+    """Return a command of diffkit as it is typed: its name, its arguments and options."""
+    return shlex.join([PROGRAM, *words])
+
+
+def option_words(name: str, value: Any) -> list[str]:
+    """Return an option with its value; one that takes several is repeated, a switch has none."""
     flag = "--" + name
     if value is True:
         return [flag]

@@ -11,7 +11,6 @@ from typing import Any
 
 from diffkit.engine.levels import parameterization, timestep_at
 from diffkit.engine.samplers import is_flow
-from diffkit.errors import UsageError
 from diffkit.lab import measure
 from diffkit.lab.pieces import Drawing, Made
 from diffkit.lab.section import Lab, Plan, Section, Table, numbers, section
@@ -239,9 +238,8 @@ def sampling(year: int | None) -> Section:
 
 
 def _five(lab: Lab, year: int | None, word: str | None, guidance: float | None, caption: str = "") -> Drawing:
-    told: dict[str, Any] = lab.told(word, "classes")
-    told = {name: (value,) for name, value in told.items()}
-    return lab.draw("sample", caption, num=5, guidance=guidance, **sampler(lab, year), **told)
+    way = sampler(lab, year)
+    return lab.draw("sample", caption, num=5, guidance=guidance, **way, **lab.told_each(word))
 
 
 def _five_measured(made: list[Made]) -> list[Table | str]:
@@ -269,9 +267,7 @@ def guidance(year: int | None) -> Section:
         source="Ho and Salimans, arXiv:2207.12598",
     )  # fmt: skip
     def plan(lab: Lab) -> Plan:
-        lab.needs_words()
-        if not lab.info.null:
-            raise UsageError(f"{lab.model} does not know the empty condition, which guidance needs")
+        lab.needs_guidance()
         word = lab.words.plain or lab.words.several[0]
         pieces = [_five(lab, year, word, 1.0, f"Not guided: {word}"), _five(lab, year, word, scale, f"Guided: {word}")]
 

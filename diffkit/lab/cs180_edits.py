@@ -147,18 +147,9 @@ def inpaint(year: int | None) -> Section:
         masks = _masks(lab)
         often: dict[str, Any] = {"resample": 3, "jump": 5} if not lab.info.latent else {}
         way: dict[str, Any] = {} if is_flow(lab.info.scheduler) else {"scheduler": "ddpm", "steps": 30}
+        told = lab.told(lab.words.plain)
         pieces = [
-            lab.draw(
-                "inpaint",
-                image.stem,
-                image=image,
-                mask=mask,
-                num=4,
-                before=True,
-                **often,
-                **way,
-                **lab.told(lab.words.plain),
-            )
+            lab.draw("inpaint", image.stem, image=image, mask=mask, num=4, before=True, **often, **way, **told)
             for image, mask in zip(lab.images, masks, strict=True)
         ]
 
@@ -191,7 +182,7 @@ def anagrams(year: int | None) -> Section:
             lab.draw("anagram", f"{a} / {b}: {view}", views=("identity", view), num=2, **_pair(lab, a, b))
             for view, (a, b) in pairs
         ]
-        return Plan(pieces, _costs(pieces), converted(lab) if flow else ())
+        return Plan(pieces, measure.costs(pieces), converted(lab) if flow else ())
 
     return plan
 
@@ -212,18 +203,13 @@ def hybrids(year: int | None) -> Section:
         notes: tuple[str, ...] = ("The staff of 2026 call these unreliable.",) if flows(year) else ()
         if lab.info.size[0] < 64:
             notes = (*notes, "A letter's strokes are a large part of 32 pixels: the small model's split is sigma 6.")
-        return Plan(pieces, _costs(pieces), notes)
+        return Plan(pieces, measure.costs(pieces), notes)
 
     return plan
 
 
 def _pair(lab: Lab, one: str, other: str) -> dict[str, Any]:
     return {"prompts" if lab.info.text else "classes": (one, other)}
-
-
-def _costs(pieces: Sequence[Drawing]) -> Callable[[list[Made]], list[Table | str]]:
-    """Steps, calls and seconds of every piece."""
-    return lambda made: [measure.cost_table([(p.caption, one) for p, one in zip(pieces, made, strict=True)])]
 
 
 def extras(year: int | None) -> Section:
@@ -233,9 +219,8 @@ def extras(year: int | None) -> Section:
              source="Ho and Salimans, arXiv:2207.12598")  # fmt: skip
     def plan(lab: Lab) -> Plan:
         word = lab.words.logo if lab.info.conditioning != "none" else None
-        told: dict[str, Any] = {name: (value,) for name, value in lab.told(word, "classes").items()}
-        piece = lab.draw("sample", word or "Unconditional", num=4, gif=True, **told)
-        return Plan([piece], _costs([piece]))
+        piece = lab.draw("sample", word or "Unconditional", num=4, gif=True, **lab.told_each(word))
+        return Plan([piece], measure.costs([piece]))
 
     return plan
 

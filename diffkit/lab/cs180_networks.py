@@ -63,8 +63,9 @@ def trained(made: Made) -> Table:
 
 
 def notes(lab: Lab) -> tuple[str, ...]:
+    """What is to be said of a training: on what, where MNIST is not at hand, and that it is a reduced one."""
     reduced = "" if lab.full else "Reduced for a laptop: a narrower network and fewer updates than the course's."
-    return tuple(line[0].upper() + line[1:] for line in (lab.data[1], reduced) if line)
+    return tuple(line for line in (lab.data[1], reduced) if line)
 
 
 def four_of_each(flow: bool, full: bool) -> dict[str, Any]:

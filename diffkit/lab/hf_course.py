@@ -13,7 +13,7 @@ from diffkit.lab.cs180_networks import trained
 from diffkit.lab.pieces import Drawing, Made, Piece
 from diffkit.lab.printed import Schedules
 from diffkit.lab.section import Cannot, Lab, Plan, Section, Table, section
-from diffkit.lab.trainings import Training, examples, on, train
+from diffkit.lab.trainings import SIXTEEN, Training, examples, instead, on, stood_in, train
 
 HO = "Ho et al., arXiv:2006.11239"
 _SMALL = ("training.preview_steps=20", "training.log_every=5", "training.batch_size=32", "training.warmup_steps=20")
@@ -51,21 +51,14 @@ def noise(lab: Lab) -> Plan:
     return Plan([lab.draw("noise", "", image=lab.images[0], timesteps=times, schedule="linear", size=96, model=None)])
 
 
-def _instead(lab: Lab, what: str) -> tuple[str, ...]:
-    name, note = lab.data
-    return (f"Trained on {name} in place of {what}.", *((note[0].upper() + note[1:],) if note else ()))
-
-
 def unconditional(lab: Lab) -> Training:
     """The notebook's own network on the report's data; on a laptop the one for small digits."""
     quick = (
-        "model.preset=digits16",
-        "dataset.resolution=16",
+        *SIXTEEN,
         "training.steps=150",
         "training.preview_every=50",
         "training.lr=1e-3",
         "noise.prediction=sample",
-        "training.ema_decay=0.98",
         *_SMALL,
     )
     sets = ("dataset.channels=1", "dataset.flip=false", "dataset.resolution=32", "training.epochs=30")
@@ -84,7 +77,7 @@ def scratch(lab: Lab) -> Plan:
     training = unconditional(lab)
     drawn = on(training, "sample", "Eight samples", num=8, steps=50)
     reduced = () if lab.full else ("Reduced: 16 pixels, 1.8 M parameters, and x is predicted: it learns sooner.",)
-    return Plan([training, drawn], lambda made: [trained(made[0])], (*_instead(lab, "the butterflies"), *reduced))
+    return Plan([training, drawn], lambda made: [trained(made[0])], (*instead(lab, "the butterflies"), *reduced))
 
 
 @section(
@@ -127,7 +120,7 @@ def networks(lab: Lab) -> Plan:
     """Plan both trainings."""
     pieces = [basic(lab, "basic-unet"), basic(lab, "course28")]
     note = () if lab.full else ("Reduced: 500 updates of 32 digits, and 60 of the larger network.",)
-    return Plan(pieces, lambda made: [trained(one) for one in made], (*_instead(lab, "MNIST")[1:], *note))
+    return Plan(pieces, lambda made: [trained(one) for one in made], (*stood_in(lab), *note))
 
 
 @section(
@@ -157,7 +150,7 @@ def few_steps(lab: Lab) -> Plan:
 )
 def ddim(lab: Lab) -> Plan:
     """Plan four pictures and the way to the first."""
-    told: dict[str, Any] = {key: (value,) for key, value in lab.told(lab.words.several[0], "classes").items()}
+    told = lab.told_each(lab.words.several[0])
     pieces = [
         lab.draw("sample", "Four pictures", num=4, steps=40, **told),
         lab.draw(
@@ -206,8 +199,7 @@ def guided(lab: Lab, caption: str, *guides: str, steps: int = 40, **values: Any)
         UsageError: The model cannot be guided.
         ModelError: What measures the loss is not at hand.
     """
-    told: dict[str, Any] = {"guides": guides} if guides else {}
-    return lab.draw("sample", caption, num=4, steps=steps, guidance=None, **told, **values)
+    return lab.draw("sample", caption, num=4, steps=steps, guides=guides or None, **values)
 
 
 @section(
@@ -249,9 +241,7 @@ def clip(lab: Lab) -> Plan:
         ]
     except ModelError as error:
         raise Cannot(f"{error.message}. {error.hint}") from None
-    return Plan(
-        pieces, lambda made: [measure.cost_table([(p.caption, one) for p, one in zip(pieces, made, strict=True)])]
-    )
+    return Plan(pieces, measure.costs(pieces))
 
 
 @section(
@@ -265,12 +255,10 @@ def by_class(lab: Lab) -> Plan:
     """Plan the training."""
     sets = ("model.class_conditioning=concat", "training.epochs=10", "training.lr=1e-3")
     quick = (
-        "model.preset=digits16",
-        "dataset.resolution=16",
+        *SIXTEEN,
         "training.steps=200",
         "training.preview_every=100",
         "noise.prediction=sample",
-        "training.ema_decay=0.98",
         *_SMALL,
     )
     training = train(lab, "mnist-class", "As the training goes on", sets=sets, quick=quick)
@@ -278,7 +266,7 @@ def by_class(lab: Lab) -> Plan:
     drawn = on(
         training, "sample", "Each class", classes=("all",), num=count, guidance=2.0, steps=40 if lab.full else 25
     )
-    return Plan([training, drawn], lambda made: [trained(made[0])], _instead(lab, "MNIST")[1:])
+    return Plan([training, drawn], lambda made: [trained(made[0])], stood_in(lab))
 
 
 def sections(year: int | None) -> dict[str, Section]:

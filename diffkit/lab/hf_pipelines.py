@@ -7,22 +7,9 @@ from typing import Any
 from diffkit.lab import measure
 from diffkit.lab.pieces import Drawing, Made
 from diffkit.lab.printed import Inspected
-from diffkit.lab.section import Cannot, Lab, Plan, Section, Table, section
+from diffkit.lab.section import Lab, Plan, Section, Table, section
 
 ROMBACH = "Rombach et al., arXiv:2112.10752"
-
-
-def _told(lab: Lab, word: str | None = None, name: str = "classes") -> dict[str, Any]:
-    found = lab.told(word or lab.words.several[0], name)
-    return {key: (value,) for key, value in found.items()} if name == "classes" else found
-
-
-def _scales(lab: Lab) -> tuple[str, ...]:
-    """The notebook's scales."""
-    lab.needs_words()
-    if not lab.info.null:
-        raise Cannot(f"{lab.model} does not know the empty condition, which guidance needs")
-    return ("guidance=1.1,8,12",)
 
 
 @section(
@@ -35,7 +22,7 @@ def _scales(lab: Lab) -> tuple[str, ...]:
 def generate(lab: Lab) -> Plan:
     """Plan two pictures."""
     lab.needs_words()
-    piece = lab.draw("sample", "", num=2, seed=42, steps=35, guidance=8.0, **_told(lab))
+    piece = lab.draw("sample", "", num=2, seed=42, steps=35, guidance=8.0, **lab.told_each(lab.words.several[0]))
     return Plan([piece], lambda made: [measure.cost_table([("two pictures", made[0])])])
 
 
@@ -48,7 +35,9 @@ def generate(lab: Lab) -> Plan:
 )
 def scales(lab: Lab) -> Plan:
     """Plan a sweep."""
-    piece = lab.draw("sample", "", sweep=_scales(lab), num=1, seed=42, steps=35, **_told(lab))
+    lab.needs_guidance()
+    told = lab.told_each(lab.words.several[0])
+    piece = lab.draw("sample", "", sweep=("guidance=1.1,8,12",), num=1, seed=42, steps=35, **told)
 
     def measured(made: list[Made]) -> list[Table | str]:
         contrasts = measure.contrasts(made[0])
@@ -93,7 +82,8 @@ def parts(lab: Lab) -> Plan:
 )
 def loop(lab: Lab) -> Plan:
     """Plan the states of one picture."""
-    piece = lab.draw("sample", "The state, and the estimate below it", num=1, seed=42, steps=30, states=6, **_told(lab))
+    told = lab.told_each(lab.words.several[0])
+    piece = lab.draw("sample", "The state, and the estimate below it", num=1, seed=42, steps=30, states=6, **told)
     note = "In Python the loop is `for step in diffkit.denoise(...)`: each step holds the state and the estimate."
     return Plan([piece], notes=(note,))
 
@@ -111,9 +101,7 @@ def _edit(lab: Lab) -> str | None:
 )
 def img2img(lab: Lab) -> Plan:
     """Plan four variants."""
-    piece = lab.draw(
-        "sdedit", "", image=lab.images[0], strength=0.6, num=4, before=True, **_told(lab, _edit(lab), "label")
-    )
+    piece = lab.draw("sdedit", "", image=lab.images[0], strength=0.6, num=4, before=True, **lab.told(_edit(lab)))
 
     def measured(made: list[Made]) -> list[Table | str]:
         far = measure.apart(made[0], lab.images[0])
@@ -137,7 +125,8 @@ def inpaint(lab: Lab) -> Plan:
 
     image = lab.images[0]
     path = write_input(lab.folder / "inputs", f"half-{image.stem}", example_mask(*open_image(image).size))
-    piece = lab.draw("inpaint", "", image=image, mask=path, num=4, before=True, steps=30, **_told(lab, None, "label"))
+    told = lab.told(lab.words.several[0])
+    piece = lab.draw("inpaint", "", image=image, mask=path, num=4, before=True, steps=30, **told)
 
     def measured(made: list[Made]) -> list[Table | str]:
         most = measure.changed_outside(made[0], image, path)

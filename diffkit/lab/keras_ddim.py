@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from diffkit.engine.sampler_names import SAMPLERS
 from diffkit.lab import measure
 from diffkit.lab.cs180_networks import trained
 from diffkit.lab.hf_course import schedule_table
 from diffkit.lab.pieces import Made, Piece
 from diffkit.lab.printed import Evaluated, Schedules
 from diffkit.lab.section import Lab, Plan, Section, Table, numbers, section
-from diffkit.lab.trainings import Training, on, train
+from diffkit.lab.trainings import SIXTEEN, Training, instead, on, train
 
 SONG = "Song et al., arXiv:2010.02502"
 
@@ -17,12 +16,10 @@ SONG = "Song et al., arXiv:2010.02502"
 def trained_on(lab: Lab) -> Training:
     """The example's training on the report's data: all other sections draw by it."""
     quick = (
-        "model.preset=digits16",
-        "dataset.resolution=16",
+        *SIXTEEN,
         "training.steps=400",
         "training.preview_every=100",
         "training.batch_size=32",
-        "training.ema_decay=0.98",
         "training.log_every=5",
     )
     return train(
@@ -52,10 +49,8 @@ def schedule(lab: Lab) -> Plan:
 )
 def training(lab: Lab) -> Plan:
     """Plan it."""
-    name, note = lab.data
     reduced = () if lab.full else ("Reduced: 16 pixels and 400 updates of 32 pictures.",)
-    notes = (f"Trained on {name} in place of the flowers.", *((note[0].upper() + note[1:],) if note else ()), *reduced)
-    return Plan([trained_on(lab)], lambda made: [trained(made[0])], notes)
+    return Plan([trained_on(lab)], lambda made: [trained(made[0])], (*instead(lab, "the flowers"), *reduced))
 
 
 @section(
@@ -135,19 +130,16 @@ def interpolation(lab: Lab) -> Plan:
 def stochastic(lab: Lab) -> Plan:
     """Plan both, from the same noises."""
     run = trained_on(lab)
-    large = "ddim_large" in SAMPLERS
-    way = {"scheduler": "ddim_large"} if large else {"eta": 1.0}
     pieces: list[Piece] = [
         run,
         on(run, "sample", "40 deterministic steps", num=9, steps=40, spacing="trailing"),
-        on(run, "sample", "80 stochastic steps", num=9, steps=80, spacing="trailing", **way),
+        on(run, "sample", "80 stochastic steps", num=9, steps=80, spacing="trailing", scheduler="ddim_large"),
     ]
 
     def measured(made: list[Made]) -> list[Table | str]:
         return [measure.cost_table([("deterministic", made[1]), ("stochastic", made[2])])]
 
-    note = "As the example draws it: the fresh noise has the larger deviation." if large else "η = 1, as DDPM."
-    return Plan(pieces, measured, (note,))
+    return Plan(pieces, measured, ("As the example draws it: the fresh noise has the larger deviation.",))
 
 
 def sections(year: int | None) -> dict[str, Section]:

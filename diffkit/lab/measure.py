@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from diffkit.lab.pieces import Made
+from diffkit.lab.pieces import Made, Piece
 from diffkit.lab.section import Table
 
 if TYPE_CHECKING:
@@ -137,6 +137,11 @@ def _both(decibels: float | None) -> str:
     if decibels is None:
         return "equal"
     return f"{decibels:.1f} dB, {10 ** (-decibels / 10):.4f}"
+
+
+def costs(pieces: Sequence[Piece]) -> Callable[[list[Made]], list[Table | str]]:
+    """Return the measurement of pieces by `cost_table`, each under its caption."""
+    return lambda made: [cost_table([(p.caption, one) for p, one in zip(pieces, made, strict=True)])]
 
 
 def cost_table(rows: Sequence[tuple[str, Made]]) -> Table:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffkit.jobs.command import option_words, words_line
 from diffkit.lab.pieces import Bench, Shown
 
 
@@ -17,32 +17,29 @@ class Schedules:
 
     Attributes:
         names: Rows with their arguments, linear:0.001,0.004.
-        timesteps: T.
         caption: What stands above the plot.
     """
 
     names: tuple[str, ...]
-    timesteps: int = 1000
     caption: str = ""
     needs: Path | None = None
 
     @property
     def line(self) -> str:
         """See `Piece`."""
-        flag = ["--" + "timesteps", str(self.timesteps)] if self.timesteps != 1000 else []
-        return shlex.join(["diffkit", "schedule", *self.names, *flag])
+        return words_line("schedule", *self.names)
 
     @property
     def key(self) -> Mapping[str, Any]:
         """See `Piece`."""
-        return {"schedule": self.names, "timesteps": self.timesteps}
+        return {"schedule": self.names}
 
     def make(self, folder: Path, bench: Bench) -> tuple[list[Shown], Mapping[str, Any]]:
         """See `Piece`."""
         from diffkit.engine.curves import named_curve
         from diffkit.pictures.plots import noise_schedules
 
-        curves = [named_curve(name, self.timesteps) for name in self.names]
+        curves = [named_curve(name, 1000) for name in self.names]
         noise_schedules(curves, folder / "schedule.png")
         rows = [[curve.name, *(f"{value:.3f}" for value in curve.at(5).signal)] for curve in curves]
         times = [f"{t:g}" for t in curves[0].at(5).timesteps]
@@ -71,9 +68,9 @@ class Inspected:
     @property
     def line(self) -> str:
         """See `Piece`."""
-        flags = ["--" + "prompt", self.prompt] if self.prompt else []
-        flags += ["--" + "image", str(self.image)] if self.image else []
-        return shlex.join(["diffkit", "inspect", self.model, *flags])
+        flags = option_words("prompt", self.prompt) if self.prompt else []
+        flags += option_words("image", self.image) if self.image else []
+        return words_line("inspect", self.model, *flags)
 
     @property
     def key(self) -> Mapping[str, Any]:
@@ -108,7 +105,6 @@ class Evaluated:
         steps: Sampling steps.
         metrics: Their names.
         mark: What tells its weights from others.
-        resolution: Side at which they are compared.
         caption: What stands above it.
     """
 
@@ -118,21 +114,19 @@ class Evaluated:
     steps: int
     metrics: Sequence[str]
     mark: str
-    resolution: int | None = None
     caption: str = ""
     needs: Path | None = None
 
     @property
     def _flags(self) -> list[str]:
-        named: list[tuple[str, Any]] = [("dataset", self.dataset), ("num", self.num), ("num-real", self.num)]
-        named += [("steps", self.steps), *(("metric", name) for name in self.metrics)]
-        named += [("resolution", self.resolution)] if self.resolution else []
-        return [word for name, value in named for word in ("--" + name, str(value))]
+        named = {"dataset": self.dataset, "num": self.num, "num-real": self.num, "steps": self.steps}
+        metrics = option_words("metric", tuple(self.metrics))
+        return [word for name, value in named.items() for word in option_words(name, value)] + metrics
 
     @property
     def line(self) -> str:
         """See `Piece`."""
-        return shlex.join(["diffkit", "evaluate", self.model, *self._flags])
+        return words_line("evaluate", self.model, *self._flags)
 
     @property
     def key(self) -> Mapping[str, Any]:
@@ -145,6 +139,6 @@ class Evaluated:
 
         found = evaluate(
             self.model, self.dataset, metrics=tuple(self.metrics), num=self.num, num_real=self.num,
-            resolution=self.resolution, device=bench.device, steps=self.steps,
+            device=bench.device, steps=self.steps,
         )  # fmt: skip
         return [], {**found.as_dict(), "warnings": list(found.warnings)}

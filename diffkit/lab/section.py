@@ -151,6 +151,10 @@ class Lab:
             return {}
         return {"prompt" if self.info.text else name: word}
 
+    def told_each(self, word: str | None) -> dict[str, Any]:
+        """Return the same for `sample`, whose prompts and classes are several: this one alone."""
+        return {name: (value,) for name, value in self.told(word, "classes").items()}
+
     def needs_words(self) -> None:
         """Refuse a model that cannot be told what to draw.
 
@@ -159,6 +163,16 @@ class Lab:
         """
         if self.info.conditioning == "none":
             raise Cannot(f"{self.model} is unconditional: it cannot be told what to draw")
+
+    def needs_guidance(self) -> None:
+        """Refuse a model that cannot be guided.
+
+        Raises:
+            Cannot: It cannot be told what to draw, or knows no empty condition.
+        """
+        self.needs_words()
+        if not self.info.null:
+            raise Cannot(f"{self.model} does not know the empty condition, which guidance needs")
 
     def at(self, t: int) -> int:
         """Return a timestep of 0..999 on the scale of the model's own T."""

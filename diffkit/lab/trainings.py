@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffkit.errors import UsageError
+from diffkit.jobs.command import option_words, words_line
 from diffkit.lab.pieces import Bench, Drawing, Shown
 from diffkit.lab.section import Cannot, Lab
 from diffkit.recipes.reading import load_recipe
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from diffkit.recipes.schema import Recipe
 
 _MOST_PREVIEWS = 4
+# What a laptop trains in place of larger pictures: the network of the embedded digits, and a short memory of averages.
+SIXTEEN = ("model.preset=digits16", "dataset.resolution=16", "training.ema_decay=0.98")
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,8 @@ class Training:
     @property
     def line(self) -> str:
         """See `Piece`."""
-        words = ["diffkit", "train", self.recipe]
-        for text in self.sets:
-            words += ["--" + "set", text]
-        return shlex.join([*words, "--" + "out", str(self.folder)])
+        options = option_words("set", self.sets) + option_words("out", self.folder)
+        return words_line("train", self.recipe, *options)
 
     @property
     def key(self) -> Mapping[str, Any]:
@@ -81,6 +81,8 @@ class Training:
 
     def make(self, folder: Path, bench: Bench) -> tuple[list[Shown], Mapping[str, Any]]:
         """See `Piece`: train, or go on; show previews and the loss."""
+        from diffkit.models import info, open_repo
+        from diffkit.models.memory import count_parameters
         from diffkit.training import fit
 
         done = fit(self.resolved)
@@ -90,11 +92,9 @@ class Training:
             shutil.copy(path, folder / path.name)
             shown.append(Shown(path.name, label))
         shutil.copy(self.folder / "loss.png", folder / "loss.png")
-        return [*shown, Shown("loss.png", "loss by update")], {
-            **done,
-            "curve": self._curve(),
-            "parameters": self._size(),
-        }
+        size = count_parameters(info(open_repo(str(self.folder))).network)
+        facts = {**done, "curve": self._curve(), "parameters": size}
+        return [*shown, Shown("loss.png", "loss by update")], facts
 
     def _previews(self, done: Mapping[str, Any]) -> list[tuple[Path, str]]:
         """The pictures of the averaged weights, or of the last ones, after some epochs."""
@@ -110,20 +110,6 @@ class Training:
     def _curve(self) -> list[dict[str, Any]]:
         rows = [json.loads(row) for row in (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         return [{key: row.get(key) for key in ("step", "epoch", "loss", "lr")} for row in rows if row.get("loss")]
-
-    def _size(self) -> int:
-        """Number of the network's parameters."""
-        from safetensors import safe_open
-
-        count = 0
-        for path in (self.folder / "unet").glob("*.safetensors"):
-            with safe_open(path, framework="np") as file:
-                for name in file.keys():  # noqa: SIM118  (it is no mapping)
-                    size = 1
-                    for side in file.get_slice(name).get_shape():
-                        size *= side
-                    count += size
-        return count
 
 
 def train(
@@ -152,6 +138,16 @@ def train(
     made = Training(recipe, tuple(usual), lab.folder / "runs", caption, tuple(epochs))
     _ = made.resolved
     return made
+
+
+def instead(lab: Lab, what: str) -> tuple[str, ...]:
+    """Say that the lab's data stand in for a course's own."""
+    return (f"Trained on {lab.data[0]} in place of {what}.", *stood_in(lab))
+
+
+def stood_in(lab: Lab) -> tuple[str, ...]:
+    """Say what stands in for MNIST, where that is not at hand."""
+    return (lab.data[1],) if lab.data[1] else ()
 
 
 def on(training: Training, job: str, caption: str = "", **values: Any) -> Drawing:
