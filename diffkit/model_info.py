@@ -47,7 +47,7 @@ class ModelInfo:
         conditioning: What it is told: "none", a "class", or a "text".
         classes: Names of the classes in label order, no two alike.
         synonyms: Further names of classes, and their labels.
-        text_encoder: Kind of its text encoder, "clip" or "t5"; "" where it takes no prompts.
+        text_encoder: Name of its text encoding, such as "clip" or "t5"; "" where it takes no prompts.
         null: Whether it knows the empty condition, which guidance needs.
         guidance: Classifier-free guidance scale that suits it: 0 unconditional, 1 conditional, above 1 guided.
         illusion_guidance: The scale that suits several prompts in one picture.

@@ -52,7 +52,7 @@ def embed(
     if model is None:
         model = DEFAULT_MODEL
         logging.getLogger("diffkit").info("no `model`: %s, the one that anagrams and hybrids use", model)
-    from diffkit.models import LoadOptions, open_repo, text_encoder_kind
+    from diffkit.models import LoadOptions, open_repo, text_encoding
 
     began = time.perf_counter()
     repo = open_repo(model, revision=revision)
@@ -63,7 +63,7 @@ def embed(
         device=pick_device(device), dtype=None if dtype == "auto" else pick_dtype(dtype), memory=memory,
         variant=variant, allow_pickle=allow_pickle,
     )  # fmt: skip
-    encoder = open_encoder(repo, text_encoder_kind(repo), loading)
+    encoder = open_encoder(repo, text_encoding(repo), loading)
     missing = encoder.missing(wanted)
     if not dry_run and missing:
         encoder.encode(missing)

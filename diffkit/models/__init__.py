@@ -17,9 +17,10 @@ from diffkit.models.options import LoadOptions
 from diffkit.models.repo import Repo
 
 if TYPE_CHECKING:
+    from diffkit.models.text_encodings import TextEncoding
     from diffkit.types import Model, ModelInfo
 
-__all__ = ["FAMILIES", "LoadOptions", "Repo", "info", "load", "load_opened", "open_repo", "text_encoder_kind"]
+__all__ = ["FAMILIES", "LoadOptions", "Repo", "info", "load", "load_opened", "open_repo", "text_encoding"]
 
 # The family's module, and the pipeline classes (or, of a bare network, the model class) that it loads.
 FAMILIES = {
@@ -63,13 +64,14 @@ def info(repo: Repo) -> ModelInfo:
     return known
 
 
-def text_encoder_kind(repo: Repo) -> str:
-    """Say which text encoder a repository's pipeline has, "clip" or "t5", by its class alone; "" for none.
+def text_encoding(repo: Repo) -> TextEncoding | None:
+    """Say how a repository's pipeline encodes prompts, by its class alone; None where it takes none.
 
     Raises:
         ModelError: No family can load it.
     """
-    return str(_family(repo).TEXT_ENCODER)
+    encoding: TextEncoding | None = _family(repo).TEXT_ENCODER
+    return encoding
 
 
 def load_opened(repo: Repo, known: ModelInfo, options: LoadOptions) -> Model:

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("diffkit.models")
 
-TEXT_ENCODER = ""
+TEXT_ENCODER = None
 # With more guidance a small model's lines begin to ring; two prompts in one picture need more to be told apart.
 GUIDANCE, ILLUSION_GUIDANCE = 2.0, 4.0
 

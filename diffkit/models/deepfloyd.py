@@ -27,11 +27,12 @@ from diffkit.models.configuration import (
 )
 from diffkit.models.options import LoadOptions
 from diffkit.models.repo import Repo
-from diffkit.models.text_unet import TextModel, noise_levels
+from diffkit.models.text_encodings import T5_77
+from diffkit.models.text_unet import TextUNet, noise_levels
 from diffkit.models.vocabulary import tokens_of
 from diffkit.types import Cond, ModelInfo
 
-TEXT_ENCODER = "t5"
+TEXT_ENCODER = T5_77
 # Classifier-free guidance as the authors use it: stage I, stage II, several prompts in one picture.
 GUIDANCE, UPSCALING_GUIDANCE, ILLUSION_GUIDANCE = 7.0, 4.0, 10.0
 # Small models with a small vocabulary tell their captions apart at once; more guidance only makes their lines ring.
@@ -52,12 +53,14 @@ class Pixels:
         return x0
 
 
-class DeepFloyd(TextModel):
+class DeepFloyd(TextUNet):
     """One stage of DeepFloyd IF (the `Model` protocol); arguments as of `TextModel`.
 
     The UNet's six output channels come apart as `Prediction.out` (what it was trained to predict: epsilon in the
     published models) and `Prediction.var`.
     """
+
+    encoding = T5_77
 
     def __init__(self, repo: Repo, info: ModelInfo, options: LoadOptions) -> None:
         super().__init__(repo, info, options)
@@ -111,7 +114,7 @@ def info(repo: Repo) -> ModelInfo:
     return ModelInfo(
         id=repo.id, revision=repo.revision, family="deepfloyd", pipeline=repo.pipeline, channels=3, size=size,
         sample=(channels, *size), network=network, scheduler=scheduler, conditioning="text",
-        text_encoder=TEXT_ENCODER, null=True,
+        text_encoder=TEXT_ENCODER.name, null=True,
         guidance=OWN_GUIDANCE if record else UPSCALING_GUIDANCE if second else GUIDANCE,
         illusion_guidance=OWN_GUIDANCE if record else ILLUSION_GUIDANCE, source="small" if second else "noise",
         noise_level=UPSCALING_NOISE if second else 0, record=record, vocabulary=tokens_of(repo, record),

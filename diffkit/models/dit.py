@@ -34,7 +34,7 @@ from diffkit.types import Cond, ModelInfo, Prediction
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DiTTransformer2DModel
 
-TEXT_ENCODER = ""
+TEXT_ENCODER = None
 GUIDANCE = 4.0  # classifier-free guidance as its pipeline and its authors use it
 
 

@@ -71,11 +71,11 @@ def tokens(repo: Repo, prompt: str) -> list[str]:
         UsageError: The model knows no prompts.
         ModelError: The tokenizer is missing or broken.
     """
-    from diffkit.models.text import clean_prompt, open_encoder
+    from diffkit.models.text import open_encoder
 
-    encoder = open_encoder(repo, models.text_encoder_kind(repo), models.LoadOptions())
+    encoder = open_encoder(repo, models.text_encoding(repo), models.LoadOptions())
     tokenizer = encoder.tokenizer()
-    text = clean_prompt(prompt) if encoder.kind == "t5" else prompt
+    text = encoder.encoding.clean(prompt)
     return [str(token) for token in tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids)]
 
 

@@ -48,9 +48,13 @@ KINDS: dict[str, Kind] = {
 }  # fmt: skip
 
 
+# Networks of ours that other families have, and their modules.
+FURTHER: dict[str, str] = {}
+
+
 def network_class(kind: str) -> Any:
     """Return a network's class by its name, of ours or of diffusers."""
-    return getattr(import_module(KINDS[kind].module if kind in KINDS else "diffusers"), kind)
+    return getattr(import_module(KINDS[kind].module if kind in KINDS else FURTHER.get(kind, "diffusers")), kind)
 
 
 def halvings(kind: str, config: Mapping[str, Any]) -> int:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from diffkit.models.text import EmbeddingCache, PromptEncoder
+    from diffkit.models.prompt_cache import EmbeddingCache
+    from diffkit.models.text import PromptEncoder
 
 
 @dataclass(frozen=True)

@@ -27,23 +27,22 @@ from diffkit.models.configuration import (
     whole_number,
     wrong,
 )
-from diffkit.models.latents import SCALING, load_vae, make_codec, vae_config, vae_scaling
+from diffkit.models.latents import SCALING, vae_config, vae_scaling
 from diffkit.models.options import LoadOptions
 from diffkit.models.repo import Repo
-from diffkit.models.text_unet import TextModel, noise_levels
+from diffkit.models.text_encodings import CLIP
+from diffkit.models.text_unet import TextUNet, noise_levels
 from diffkit.models.vocabulary import tokens_of
-from diffkit.models.weights import find_weights
 from diffkit.types import Cond, ModelInfo
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 LOG = logging.getLogger("diffkit.models")
 
 _UPSCALER_SCALING = 0.08333
 _LEAST_SIZE = 64
-TEXT_ENCODER = "clip"
+TEXT_ENCODER = CLIP
 # Classifier-free guidance as its authors use it: for pictures from noise, and for the x4 upscaler.
 GUIDANCE, ILLUSION_GUIDANCE, UPSCALER_GUIDANCE = 7.5, 10.0, 9.0
 UPSCALER_NOISE = 20  # timesteps
@@ -53,19 +52,19 @@ _CLASSES, _FOREIGN = ("class_embed_type", "num_class_embeds"), ("addition_embed_
 _SOURCES: dict[int, Literal["noise", "mask", "small"]] = {0: "noise", 5: "mask", 3: "small"}
 
 
-class StableDiffusion(TextModel):
+class StableDiffusion(TextUNet):
     """Latent text-to-image diffusion (the `Model` protocol); arguments as of `TextModel`."""
+
+    encoding = CLIP
 
     def __init__(self, repo: Repo, info: ModelInfo, options: LoadOptions) -> None:
         super().__init__(repo, info, options)
-        self.vae_config, _ = vae_config(repo, info.sample[0])
-        find_weights(
-            repo, "vae", "diffusion_pytorch_model", prefer=self._prefer, allow_pickle=options.allow_pickle,
-        )  # fmt: skip
-        scaling = vae_scaling(repo, self.vae_config)
-        if info.source == "small" and scaling == SCALING:  # an outdated configuration; diffusers does the same
-            scaling = _UPSCALER_SCALING
-        self.codec = make_codec(info, lambda: self._part("vae", self._make_vae), scaling, self.memory, self.device)
+        config, _ = vae_config(repo, info.sample[0])
+        small = info.source == "small"
+        # Its configuration is outdated, and diffusers puts it right as well.
+        scaling = _UPSCALER_SCALING if small and vae_scaling(repo, config) == SCALING else None
+        # Some VAEs overflow in fp16. Those of 1.x and 2.x do not and say nothing; the upscaler's does and says nothing.
+        self.codec = self.latent_codec(scaling, upcast=small)
         self._low_res_scheduler = load_noising(repo, NOISING) if info.source == "small" else None
 
     def at(self, height: int, width: int) -> StableDiffusion:
@@ -105,12 +104,6 @@ class StableDiffusion(TextModel):
         noisy = self._low_res_scheduler.add_noise(images.to(self.device, torch.float32), noise, levels)
         return Cond({"channels": noisy, "class_labels": levels})
 
-    def _make_vae(self) -> AutoencoderKL:
-        # Some VAEs overflow in fp16. Those of 1.x and 2.x do not and say nothing; the upscaler's does and says nothing.
-        upcast = self.vae_config.get("force_upcast", self.info.source == "small")
-        dtype = torch.float32 if self.dtype == torch.float16 and upcast else self.dtype
-        return load_vae(self.repo, self.options, self.memory, self.device, dtype, self._prefer)
-
 
 def info(repo: Repo) -> ModelInfo:
     """Say what a Stable Diffusion model is, from its configuration alone.
@@ -135,7 +128,7 @@ def info(repo: Repo) -> ModelInfo:
         id=repo.id, revision=repo.revision, family="stable_diffusion", pipeline=repo.pipeline, channels=3,
         size=(height * factor, width * factor), sample=(out, height, width), network=network,
         scheduler=_corrected(load_scheduler(repo), source, repo.id), conditioning="text",
-        text_encoder=TEXT_ENCODER, null=True, guidance=UPSCALER_GUIDANCE if source == "small" else GUIDANCE,
+        text_encoder=TEXT_ENCODER.name, null=True, guidance=UPSCALER_GUIDANCE if source == "small" else GUIDANCE,
         illusion_guidance=UPSCALER_GUIDANCE if source == "small" else ILLUSION_GUIDANCE,
         source=source, latent=True, noise_level=UPSCALER_NOISE if source == "small" else 0,
         input_multiple=8 if source == "small" else 0, record=record, vocabulary=tokens_of(repo, record),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from diffkit.models.text import MAX_TOKENS, clean_prompt
+from diffkit.models.text_encodings import MAX_TOKENS, clean_prompt
 
 if TYPE_CHECKING:
     from transformers import T5EncoderModel, T5Tokenizer

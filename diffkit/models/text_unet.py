@@ -1,138 +1,27 @@
-"""What the text-conditioned families share: a UNet that is loaded when it is first called, prompts, and noise.
-
-Conditions are tensors by name: `encoder_hidden_states` (B, 77, D) from prompts; `channels` (B, K, H, W), which join the
-sample on the channel axis and turn with it under a view; `class_labels` (B,), a noise level. What an image-conditioned
-model makes of an image is the family's business.
-"""
+"""What the families with a UNet and prompts share: how it is called, with an image or a noise level beside x."""
 
 from __future__ import annotations
 
-import copy
-import logging
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from diffkit.errors import UsageError
-from diffkit.models.base import BaseModel, unpacked
-from diffkit.models.memory import MemoryPlan, count_parameters, default_dtype, make_plan, place
-from diffkit.models.options import LoadOptions
-from diffkit.models.repo import Repo
-from diffkit.models.safety import Safety
-from diffkit.models.text import PromptEncoder
-from diffkit.models.weights import find_weights, load_component, preferred
-from diffkit.types import Cond, ModelInfo, Prediction
-
-if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
-
-LOG = logging.getLogger("diffkit.models")
-
-_KEPT = 64  # embeddings on the device; of T5's largest these are 40 MB
+from diffkit.models.text_model import TextModel
+from diffkit.types import Cond
 
 
-class TextModel(BaseModel):
-    """A text-conditioned denoiser with its scheduler, codec and prompt encoder (the `Model` protocol).
+class TextUNet(TextModel):
+    """A `TextModel` whose network is a UNet2DConditionModel; arguments as there."""
 
-    Nothing large is loaded before it is used: the text encoder only for prompts that the cache lacks, and it is gone
-    again before the UNet comes.
-
-    Args:
-        repo: Where from.
-        info: What it is.
-        options: How it is loaded; without a type, half precision on CUDA and fp32 elsewhere. The sample stays fp32.
-
-    Raises:
-        UsageError: Unknown memory level or safety mode, or an option that it does not have.
-        ModelError: Something needed is missing; found out before anything large is loaded.
-    """
-
-    def __init__(self, repo: Repo, info: ModelInfo, options: LoadOptions) -> None:
-        if options.raw:
-            raise UsageError("`raw` goes with runs that draw freely or by class, not by prompt", "Leave it out.")
-        self.repo, self.info, self.options = repo, info, options
-        self.device = torch.device(options.device)
-        self.dtype = options.dtype or default_dtype(self.device)
-        # Of the UNet the variant has to be there; of the other parts it is taken where it is.
-        self._prefer = options.variant or preferred(self.dtype)
-        self.memory = self._plan(options.memory)
-        self.row_limit = self.memory.max_batch
-        self.safety = Safety(
-            repo, options.safety, self.device, self._prefer, allow_pickle=options.allow_pickle, own=bool(info.record)
-        )
-        self.prompts = self._encoder = options.prompts or PromptEncoder(
-            repo, info.text_encoder, device=self.device, dtype=self.dtype, eight_bit=self.memory.text_8bit,
-            cache=options.cache, prefer=self._prefer, allow_pickle=options.allow_pickle,
-        )  # fmt: skip
-        self._parts: dict[str, Any] = {}  # shared by the copies that `at` makes
-        self._rows: dict[str, Tensor] = {}  # embeddings of prompts that were asked for before
-        find_weights(
-            repo, info.network.folder, "diffusion_pytorch_model", variant=options.variant, prefer=self._prefer,
-            allow_pickle=options.allow_pickle,
-        )  # fmt: skip
-
-    @property
-    def unet(self) -> UNet2DConditionModel:
-        """The network, loaded and placed at the first use."""
-
-        def make() -> UNet2DConditionModel:
-            from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-
-            unet = load_component(
-                self.repo, UNet2DConditionModel, self.info.network.folder, variant=self.options.variant,
-                dtype=self.dtype, allow_pickle=self.options.allow_pickle,
-            )  # fmt: skip
-            unet.requires_grad_(False)
-            if self.device.type == "cuda":
-                unet.to(memory_format=torch.channels_last)
-            unet = place(unet, self.device, self.memory)
-            return torch.compile(unet) if self.options.compile else unet
-
-        return self._part("unet", make)
-
-    @property
-    def parameters(self) -> int:
-        """Number of the UNet's parameters, without loading it."""
-        return count_parameters(self.info.network)
-
-    @property
-    def encode_seconds(self) -> float:
-        """Time spent on encoding prompts, the text encoder's loading included."""
-        return self._encoder.seconds
-
-    def encode(self, prompts: Sequence[str | None]) -> Cond:
-        """Turn prompts into a condition with one row each; None or "" is the empty prompt.
+    def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """Call the UNet.
 
         Raises:
-            ModelError: A prompt is not in the cache, and the text encoder is missing or broken.
-        """
-        wanted = [p or "" for p in prompts]
-        missing = [p for p in dict.fromkeys(wanted) if p not in self._rows]
-        found = dict(zip(missing, self._encoder.encode(missing), strict=True)) if missing else {}
-        embeddings = torch.stack([found[p] if p in found else self._rows[p] for p in wanted])
-        self._rows |= dict(list(found.items())[: max(0, _KEPT - len(self._rows))])
-        return Cond({"encoder_hidden_states": embeddings})
-
-    def uncond(self, batch: int) -> Cond:
-        """Return the empty prompt for `batch` rows, what guidance needs."""
-        return self.encode([""]).expand(batch)
-
-    def screen(self, images: Tensor) -> tuple[Tensor, list[bool]]:
-        """Let the safety checker judge pictures (B, 3, H, W) in [-1, 1]; see `Safety.screen`."""
-        return self.safety.screen(images)
-
-    def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Prediction:
-        """Predict from x (B, C, H, W), already scaled as the scheduler asks, at t (shape () or (B,)).
-
-        Raises:
-            UsageError: The condition lacks what this UNet was trained with.
+            UsageError: The condition lacks the image that this UNet was trained with.
         """
         tensors = cond.tensors
-        if "encoder_hidden_states" not in tensors:
-            raise UsageError(f"{self.info.id} needs a prompt", "Give `prompt`; an empty one is fine.")
         extra = tensors.get("channels")
         wanted = int(self.info.network.config["in_channels"]) - self.info.sample[0]
         if (0 if extra is None else extra.shape[1]) != wanted:
@@ -142,36 +31,15 @@ class TextModel(BaseModel):
                 "It is an inpainting or upscaling model: give it its image." if wanted else "",
             )
         sample = x if extra is None else torch.cat([x, extra.to(x)], dim=1)
-        out = self.unet(
-            sample.to(self.dtype),
-            t.to(self.device, non_blocking=True),
-            encoder_hidden_states=tensors["encoder_hidden_states"].to(self.dtype),
-            class_labels=tensors.get("class_labels"),
-            return_dict=False,
-        )[0]
-        return unpacked(out, x)
+        out: Tensor = self.network(
+            sample, t, encoder_hidden_states=tensors["encoder_hidden_states"].to(self.dtype),
+            class_labels=tensors.get("class_labels"), return_dict=False, **self.added(cond),
+        )[0]  # fmt: skip
+        return out
 
-    def _resized(self, height: int, width: int) -> Self:
-        other = copy.copy(self)
-        factor = self.info.factor
-        other.info = replace(
-            self.info, sample=(self.info.sample[0], height, width), size=(height * factor, width * factor)
-        )
-        return other
-
-    def _part(self, name: str, make: Callable[[], Any]) -> Any:
-        if name not in self._parts:
-            self._parts[name] = make()
-        return self._parts[name]
-
-    def _plan(self, level: str) -> MemoryPlan:
-        weights = 0
-        if level == "auto" and self.device.type == "cuda":
-            weights = self.parameters * torch.empty((), dtype=self.dtype).element_size()
-        plan = make_plan(level, self.device, weights)
-        if plan.level != "none":
-            LOG.info("%s", plan.describe())
-        return plan
+    def added(self, cond: Cond) -> dict[str, Any]:
+        """Return what a family's UNet is given beside prompts and labels."""
+        return {}
 
 
 def noise_levels(level: int, batch: int, device: torch.device, limit: int) -> Tensor:

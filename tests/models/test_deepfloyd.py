@@ -70,7 +70,7 @@ def test_prediction_is_taken_apart(tmp_path, embeddings):
     model = load(str(tmp_path / "m"), device="cpu")
     x = model.noise(generators([0]))
     prediction = model(x, torch.tensor(500), model.encode([PROMPT]))
-    whole = model.unet(x, 500, encoder_hidden_states=model.encode([PROMPT]).tensors["encoder_hidden_states"]).sample
+    whole = model.network(x, 500, encoder_hidden_states=model.encode([PROMPT]).tensors["encoder_hidden_states"]).sample
     assert prediction.var is not None
     torch.testing.assert_close(torch.cat([prediction.out, prediction.var], dim=1), whole, rtol=0, atol=0)
 

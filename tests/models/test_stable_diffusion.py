@@ -197,8 +197,8 @@ def test_nothing_large_is_loaded_before_it_is_used(tmp_path, embeddings):
     cond = model.encode([PROMPT])
     assert model._parts == {}
     model(torch.zeros(1, *model.info.sample), torch.tensor(5), cond)
-    assert set(model._parts) == {"unet"}
-    assert model.at(4, 4).unet is model.unet
+    assert set(model._parts) == {"network"}
+    assert model.at(4, 4).network is model.network
     assert model.at(4, 4).noise(generators([0])).shape == (1, 4, 4, 4)
 
 
@@ -208,7 +208,7 @@ def test_half_precision_keeps_the_sample_in_fp32(tmp_path, embeddings, dtype):
     model = load(str(tmp_path / "m"), device="cpu", dtype=dtype)
     out = model(torch.zeros(1, *model.info.sample), torch.tensor(5), model.encode([PROMPT])).out
     assert out.dtype == torch.float32
-    assert model.unet.dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
+    assert model.network.dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
     full = load(str(tmp_path / "m"), device="cpu")
     want = full(torch.zeros(1, *model.info.sample), torch.tensor(5), full.encode([PROMPT])).out
     torch.testing.assert_close(out, want, rtol=0.05, atol=0.05)
@@ -253,7 +253,7 @@ def test_variant_for_the_parts_that_have_it(tmp_path, embeddings):
     parts["unet"].half().save_pretrained(tmp_path / "m" / "unet", variant="fp16")
     for variant in (None, "fp16"):
         model = load(str(tmp_path / "m"), device="cpu", variant=variant)
-        assert model.unet.dtype == torch.float32
+        assert model.network.dtype == torch.float32
         model.codec.decode(torch.zeros(1, *model.info.sample))
     with pytest.raises(ModelError, match="no variant 'ema'"):
         load(str(tmp_path / "m"), device="cpu", variant="ema")

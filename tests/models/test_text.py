@@ -14,17 +14,34 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffkit.errors import ModelError
-from diffkit.models import text
+from diffkit.models import text_encodings
 from diffkit.models.hub import open_repo
-from diffkit.models.text import EmbeddingCache, PromptEncoder, clean_prompt, fingerprint
+from diffkit.models.prompt_cache import EmbeddingCache, fingerprint
+from diffkit.models.text import PromptEncoder
+from diffkit.models.text_encodings import CLIP, T5_77, clean_prompt
 from tests.models.conftest import drop_tensor, make_if, make_sd
 from tests.models.fakehub import FakeHub
 
 CPU = torch.device("cpu")
 
 
-def encoder(folder: Path, kind: str = "clip", dtype: torch.dtype = torch.float32) -> PromptEncoder:
-    return PromptEncoder(open_repo(folder), kind, device=CPU, dtype=dtype)
+class Single:
+    """A prompt encoder, and the one tensor that its encoding gives."""
+
+    def __init__(self, inner: PromptEncoder) -> None:
+        self.inner = inner
+
+    def __getattr__(self, name: str):
+        return getattr(self.inner, name)
+
+    def encode(self, prompts: list[str]) -> torch.Tensor:
+        (embedding,) = self.inner.encode(prompts).values()
+        return embedding
+
+
+def encoder(folder: Path, kind: str = "clip", dtype: torch.dtype = torch.float32) -> Single:
+    encoding = {"clip": CLIP, "t5": T5_77}[kind]
+    return Single(PromptEncoder(open_repo(folder), encoding, device=CPU, dtype=dtype))
 
 
 def test_clip_parity(tmp_path, embeddings):
@@ -54,9 +71,9 @@ def test_cleaning_is_the_pipelines_own(monkeypatch):
     """Where the two optional packages are installed captions are cleaned, as diffusers does; else only lower-cased."""
     from diffusers import IFPipeline
 
-    monkeypatch.setattr(text, "can_clean", lambda: False)
+    monkeypatch.setattr(text_encodings, "can_clean", lambda: False)
     assert clean_prompt("  A #Cat! ") == "a #cat!"
-    monkeypatch.setattr(text, "can_clean", lambda: True)
+    monkeypatch.setattr(text_encodings, "can_clean", lambda: True)
     monkeypatch.setattr(IFPipeline, "_text_preprocessing", lambda self, p, clean_caption: [f"{p}|{clean_caption}"])
     assert clean_prompt("A Cat") == "A Cat|True"
 
@@ -150,7 +167,7 @@ def test_cache_that_cannot_be_written(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     cache = EmbeddingCache(tmp_path / "file" / "below")
     with caplog.at_level(logging.WARNING, "diffkit"):
-        cache.put({"prompt": "a"}, torch.zeros(2, 2))
+        cache.put({"prompt": "a"}, {"encoder_hidden_states": torch.zeros(2, 2)})
     assert "cannot be written" in caplog.text
     assert cache.get({"prompt": "a"}) is None
 
@@ -176,7 +193,7 @@ def test_missing_vocabulary_is_an_error(tmp_path, embeddings, make, kind, lost):
 def test_hub_text_encoder_comes_only_when_needed(tmp_path, embeddings, fake_hub: FakeHub):
     make_if(tmp_path / "m")
     fake_hub.repos["DeepFloyd/tiny"] = tmp_path / "m"
-    make = lambda: PromptEncoder(open_repo("DeepFloyd/tiny"), "t5", device=CPU, dtype=torch.float32)  # noqa: E731
+    make = lambda: Single(PromptEncoder(open_repo("DeepFloyd/tiny"), T5_77, device=CPU, dtype=torch.float32))  # noqa: E731
     first = make()
     assert first.key("a")["revision"] == fake_hub.commit("DeepFloyd/tiny")
     first.encode(["a"])

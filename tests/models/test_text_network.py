@@ -12,8 +12,10 @@ from diffkit.errors import DataError, UsageError
 from diffkit.models.hub import open_repo
 from diffkit.models.meta import RunMeta
 from diffkit.models.presets import TEXT_PRESETS
-from diffkit.models.text import EmbeddingCache, PromptEncoder
+from diffkit.models.prompt_cache import EmbeddingCache
+from diffkit.models.text import PromptEncoder
 from diffkit.models.text_encoder import EOS, PAD, UNK, pieces, tokenize, vocabulary, word_tokenizer
+from diffkit.models.text_encodings import T5_77
 from diffkit.models.text_network import build_text_network, save_text_pipeline
 from diffkit.recipes.schema import ModelSpec, NoiseSpec
 
@@ -54,11 +56,11 @@ def test_a_frozen_encoder_gives_in_training_what_a_prompt_gives_at_sampling(tmp_
     network = build()
     save_text_pipeline(tmp_path / "m", network, make_noise_scheduler(NoiseSpec(variance="learned")), RunMeta())
     encoder = PromptEncoder(
-        open_repo(str(tmp_path / "m")), "t5", device=torch.device("cpu"), dtype=torch.float32,
+        open_repo(str(tmp_path / "m")), T5_77, device=torch.device("cpu"), dtype=torch.float32,
         cache=EmbeddingCache(tmp_path / "cache"),
     )  # fmt: skip
     trained_on = network.embed(torch.arange(network.num_classes + 1))
-    drawn_with = encoder.encode([*network.captions, ""])
+    drawn_with = encoder.encode([*network.captions, ""])["encoder_hidden_states"]
     assert torch.equal(trained_on, drawn_with)
     # Different captions are told apart, and the scale is T5's: unit mean square.
     assert torch.pdist(trained_on.flatten(1)).min() > 1
