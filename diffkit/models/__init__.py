@@ -34,6 +34,9 @@ FAMILIES = {
         "IFImg2ImgSuperResolutionPipeline", "IFInpaintingSuperResolutionPipeline",
     ),
     "dit": ("DiTPipeline",),
+    "stable_diffusion_xl": (
+        "StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline",
+    ),
 }  # fmt: skip
 
 # Networks of known pipelines that cannot draw without the rest of them.

@@ -27,7 +27,7 @@ from diffkit.models.configuration import (
     whole_number,
     wrong,
 )
-from diffkit.models.latents import SCALING, vae_config, vae_scaling
+from diffkit.models.latents import SCALING, LatentCodec, vae_config, vae_scaling
 from diffkit.models.options import LoadOptions
 from diffkit.models.repo import Repo
 from diffkit.models.text_encodings import CLIP
@@ -80,17 +80,10 @@ class StableDiffusion(TextUNet):
             UsageError: It draws from noise alone, or the level is out of range.
         """
         if self.info.source == "mask" and mask is not None:
-            return self._inpaint_cond(images, mask)
+            return inpaint_cond(self.codec, images, mask)
         if self._low_res_scheduler is not None:
             return self._upscale_cond(images, generators, noise_level)
         return super().image_cond(images, generators, mask=mask, noise_level=noise_level)
-
-    def _inpaint_cond(self, images: Tensor, mask: Tensor) -> Cond:
-        """The mask at latent size, and the latents of the image with the white cut out."""
-        mask = (mask >= 0.5).to(images)
-        latents = self.codec.encode(images * (1 - mask))
-        small = F.interpolate(mask, latents.shape[-2:]).to(latents)
-        return Cond({"channels": torch.cat([small.expand(len(latents), -1, -1, -1), latents], dim=1)})
 
     def _upscale_cond(self, images: Tensor, generators: Sequence[torch.Generator], noise_level: int) -> Cond:
         """The small image, a little noised, and how much: the latents have its very size."""
@@ -103,6 +96,20 @@ class StableDiffusion(TextUNet):
         noise = draw_noise(images.shape[1:], generators, self.device)
         noisy = self._low_res_scheduler.add_noise(images.to(self.device, torch.float32), noise, levels)
         return Cond({"channels": noisy, "class_labels": levels})
+
+
+def inpaint_cond(codec: LatentCodec, images: Tensor, mask: Tensor) -> Cond:
+    """Return what a UNet of nine channels is told: the mask at latent size, and latents with the white cut out.
+
+    Args:
+        codec: The model's VAE.
+        images: (B, 3, H, W) in [-1, 1].
+        mask: (1 or B, 1, H, W) in [0, 1].
+    """
+    mask = (mask >= 0.5).to(images)
+    latents = codec.encode(images * (1 - mask))
+    small = F.interpolate(mask, latents.shape[-2:]).to(latents)
+    return Cond({"channels": torch.cat([small.expand(len(latents), -1, -1, -1), latents], dim=1)})
 
 
 def info(repo: Repo) -> ModelInfo:

@@ -185,7 +185,7 @@ def write_index(folder: Path, name: str, parts: dict, **more) -> None:
     """Save the parts of a pipeline and its model_index.json (the library would add what this machine lacks)."""
     index: dict = {"_class_name": name, "_diffusers_version": "0.36.0", **more}
     for part, module in parts.items():
-        if part != "tokenizer":
+        if not part.startswith("tokenizer"):
             module.save_pretrained(folder / part)
         library = type(module).__module__.split(".")[0]
         index[part] = [library, type(module).__name__]
@@ -203,6 +203,40 @@ def make_sd(folder: Path, *, prediction: str = "epsilon", scheduler=None, **unet
         steps_offset=1, prediction_type=prediction,
     )  # fmt: skip
     write_index(folder, "StableDiffusionPipeline", parts)
+    return parts
+
+
+def projected_clip_encoder(vocabulary: int, width: int = 24, projection: int = 20, seed: int = 5):
+    """The second text encoder of Stable Diffusion XL: three layers, and a pooled embedding."""
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    torch.manual_seed(seed)
+    return CLIPTextModelWithProjection(
+        CLIPTextConfig(vocab_size=vocabulary, hidden_size=width, intermediate_size=32, num_hidden_layers=3,
+                       num_attention_heads=2, max_position_embeddings=77, bos_token_id=vocabulary - 2,
+                       eos_token_id=vocabulary - 1, pad_token_id=vocabulary - 1, projection_dim=projection)
+    ).eval()  # fmt: skip
+
+
+SDXL_UNET = {
+    "cross_attention_dim": 40, "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 6 * 8 + 20,
+}  # fmt: skip
+
+
+def make_sdxl(folder: Path, *, name: str = "StableDiffusionXLPipeline", vae: dict | None = None, **unet) -> dict:
+    """Write a tiny Stable Diffusion XL repository; return its parts."""
+    from diffusers import EulerDiscreteScheduler
+
+    parts = sd_parts(folder)
+    parts["tokenizer_2"] = clip_tokenizer(folder / "tokenizer_2")
+    parts["text_encoder_2"] = projected_clip_encoder(len(parts["tokenizer_2"]))
+    parts["unet"] = text_unet(**SDXL_UNET | unet)
+    parts["vae"].register_to_config(scaling_factor=0.13025, force_upcast=True, **vae or {})
+    parts["scheduler"] = EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, timestep_spacing="leading",
+    )  # fmt: skip
+    write_index(folder, name, parts, force_zeros_for_empty_prompt=True)
     return parts
 
 
