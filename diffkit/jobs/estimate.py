@@ -9,6 +9,7 @@ from diffkit.jobs.output import Result
 from diffkit.jobs.rows import Prepared, batches_of
 from diffkit.jobs.shared import Batched
 from diffkit.models.memory import count_parameters
+from diffkit.models.parts import count_parts
 
 
 def estimate(prepared: Prepared) -> Result:
@@ -31,18 +32,20 @@ def estimate(prepared: Prepared) -> Result:
             extra[name] += count * len(batches)
         pictures += rows
     first, visited, stages = cells[0].job, prepared.timesteps[0], prepared.stages[-1]
-    parameters = count_parameters(info.network)
+    parameters, parts = count_parameters(info.network), count_parts(prepared.repo, info)
     facts: dict[str, Any] = {
         "model": {"id": info.id, "revision": info.revision, "family": info.family},
         "steps": len(visited), "timesteps": visited, "unet_calls": calls, "parameters": parameters,
-        "weights_mb": parameters * 4 / 1e6, **({"stages": stages} if stages else {}), **extra, **first.uncounted(),
+        "weights_mb": parameters * 4 / 1e6, **({"parts": parts} if parts else {}),
+        **({"stages": stages} if stages else {}), **extra, **first.uncounted(),
     }  # fmt: skip
     lines = [
         f"pictures    {pictures}",
         f"steps       {len(visited)}",
         f"UNet calls  {calls}",
         *(f"{name.replace('_', ' '):<11} {count}" for name, count in extra.items()),
-        f"parameters  {parameters / 1e6:.2f} M, {facts['weights_mb']:.0f} MB in fp32",
+        f"parameters  {_size(parameters)}",
+        *(f"{name:<11} {_size(count)}" for name, count in parts.items()),
         "timesteps   " + ", ".join(f"{t:g}" for t in visited[:100]) + (" ..." * (len(visited) > 100)),
     ]
     lines += [
@@ -51,3 +54,8 @@ def estimate(prepared: Prepared) -> Result:
     ]
     lines += [f"not counted {facts['uncounted']}"] if "uncounted" in facts else []
     return Result(facts, lines)
+
+
+def _size(parameters: int) -> str:
+    """Parameters in words: their number, and the memory that they take in single and half precision."""
+    return f"{parameters / 1e6:.2f} M, {parameters * 4 / 1e6:.0f} MB in fp32, {parameters * 2 / 1e6:.0f} MB in fp16"

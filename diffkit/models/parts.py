@@ -1,0 +1,53 @@
+"""The parts of a model beside its network, counted from their configurations: autoencoder and text encoders."""
+
+from __future__ import annotations
+
+import torch
+
+from diffkit import models
+from diffkit.models.kinds import network_class
+from diffkit.models.latents import FOLDER
+from diffkit.models.repo import Repo
+from diffkit.models.weights import quiet_libraries
+from diffkit.types import ModelInfo
+
+
+def count_parts(repo: Repo, info: ModelInfo) -> dict[str, int]:
+    """Return the number of parameters of each part by its folder, without reading weights or making any.
+
+    Args:
+        repo: The model's repository.
+        info: What it is.
+
+    Returns:
+        In the order in which they are used: text encoders, autoencoder. A part whose configuration is not at hand, or
+        cannot be built by the versions installed, is left out.
+    """
+    counted = {}
+    encoding = models.text_encoding(repo)
+    for part in encoding.parts(repo) if encoding else ():
+        config = repo.json(f"{part.encoder}/config.json")
+        if config is not None and (count := _count_encoder(part.encoder_class, config)):
+            counted[part.encoder] = count
+    if info.latent and (config := repo.json(f"{FOLDER}/config.json")) is not None:
+        with torch.device("meta"):
+            vae = network_class(str(config.get("_class_name", "AutoencoderKL"))).from_config(config)
+        counted[FOLDER] = _parameters(vae)
+    return counted
+
+
+def _count_encoder(name: str, config: dict[str, object]) -> int:
+    import transformers
+
+    kind = getattr(transformers, name, None)
+    if kind is None:
+        return 0
+    try:
+        with torch.device("meta"), quiet_libraries():
+            return _parameters(kind(kind.config_class.from_dict(dict(config))))
+    except Exception:  # an estimate says what it knows; what is wrong with a configuration is said where it is loaded
+        return 0
+
+
+def _parameters(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
