@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from diffkit import models
+from diffkit.models import text_encoding
 from diffkit.models.kinds import network_class
 from diffkit.models.latents import FOLDER
 from diffkit.models.repo import Repo
@@ -24,7 +24,7 @@ def count_parts(repo: Repo, info: ModelInfo) -> dict[str, int]:
         cannot be built by the versions installed, is left out.
     """
     counted = {}
-    encoding = models.text_encoding(repo)
+    encoding = text_encoding(repo)
     for part in encoding.parts(repo) if encoding else ():
         config = repo.json(f"{part.encoder}/config.json")
         if config is not None and (count := _count_encoder(part.encoder_class, config)):
