@@ -6,10 +6,11 @@ import torch
 
 from diffkit.models import text_encoding
 from diffkit.models.kinds import network_class
-from diffkit.models.latents import FOLDER
 from diffkit.models.repo import Repo
 from diffkit.models.weights import quiet_libraries
 from diffkit.types import ModelInfo
+
+_VAE = "vae"  # its folder
 
 
 def count_parts(repo: Repo, info: ModelInfo) -> dict[str, int]:
@@ -29,10 +30,10 @@ def count_parts(repo: Repo, info: ModelInfo) -> dict[str, int]:
         config = repo.json(f"{part.encoder}/config.json")
         if config is not None and (count := _count_encoder(part.encoder_class, config)):
             counted[part.encoder] = count
-    if info.latent and (config := repo.json(f"{FOLDER}/config.json")) is not None:
+    if info.latent and (config := repo.json(f"{_VAE}/config.json")) is not None:
         with torch.device("meta"):
             vae = network_class(str(config.get("_class_name", "AutoencoderKL"))).from_config(config)
-        counted[FOLDER] = _parameters(vae)
+        counted[_VAE] = _parameters(vae)
     return counted
 
 
