@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from diffkit.engine.flows import needs_mu, set_levels, spread_flow
 from diffkit.engine.sampler_names import default_steps
 from diffkit.engine.samplers import GridDDIM, default_sampler, is_flow, make_sampler, name_of, takes_argument
 from diffkit.engine.settings import Settings
@@ -33,14 +33,14 @@ def scheduler_for(base: SchedulerMixin, settings: Settings, **options: Any) -> S
 
     Args:
         base: The model's own; not changed.
-        settings: What was asked for: sampler, spacing, and steps or timesteps.
+        settings: What was asked for: sampler, spacing, shift, and steps or timesteps.
         options: Further arguments of the scheduler's class.
 
     Raises:
         UsageError: The sampler or the grid does not fit the model.
     """
     name = settings.scheduler or default_sampler(base)
-    scheduler = make_sampler(name, base, spacing=settings.spacing, **options)
+    scheduler = make_sampler(name, base, spacing=settings.spacing, shift=settings.shift, **options)
     # A model knows every integer level of 0..T-1, and a sampler is free in which of them it takes.
     levels = int(base.config.num_train_timesteps)
     steps = None if settings.timesteps else settings.steps or default_steps(name, levels)
@@ -56,7 +56,7 @@ def set_grid(
     Args:
         scheduler: A diffusers scheduler.
         steps: Number of steps, spread by the scheduler's spacing; or
-        timesteps: The grid itself: descending, each in 0..T-1 (1..T for a flow).
+        timesteps: The grid itself: descending, each in 0..T-1 (1..T for a flow, after its shift).
 
     Returns:
         The timesteps in the order of the network's calls. Second-order solvers call twice in each step.
@@ -67,7 +67,7 @@ def set_grid(
     """
     # "leading" counts up from 0, and ends the further below T the fewer the steps; "trailing" counts down from T, where
     # sampling starts; "linspace" takes both ends.
-    if scheduler.config.get("use_dynamic_shifting"):
+    if is_flow(scheduler) and needs_mu(scheduler):
         raise UsageError(
             f"{name_of(scheduler)} shifts its timesteps by the size of the picture (use_dynamic_shifting), "
             "which is not supported",
@@ -92,9 +92,8 @@ def set_grid(
 
 def _spread(scheduler: SchedulerMixin, steps: int, levels: int) -> None:
     """Call the scheduler's own `set_timesteps`, and lower its offset where that passes the last level."""
-    if type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler":
-        # Equal steps down to 0; the stock grid ends with a wasted one, from 1/T to 0.
-        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1.0 / steps, steps).tolist())
+    if is_flow(scheduler):
+        spread_flow(scheduler, steps)
         return
     scheduler.set_timesteps(steps)
     # Stable Diffusion's configuration adds 1 to every "leading" timestep. With N = T steps the first is then T, one
@@ -116,12 +115,8 @@ def _set_custom(scheduler: SchedulerMixin, grid: list[int], levels: int) -> None
         raise UsageError(f"`timesteps` {grid} is not descending", "Give for example 999,750,500,250,0.")
     if grid[0] > high or grid[-1] < low:
         raise UsageError(f"`timesteps` {grid}: this model's timesteps are {low}..{high}")
-    if flow and takes_argument(scheduler.set_timesteps, "sigmas"):
-        # The scheduler shifts what it is given, sigma' = s sigma / (1 + (s - 1) sigma), towards more noise for larger
-        # pictures (arXiv:2403.03206, eq. 23); this is the inverse.
-        shift = float(scheduler.config.get("shift", 1.0))
-        wanted = [t / levels for t in grid]
-        scheduler.set_timesteps(sigmas=[s / (shift - (shift - 1) * s) for s in wanted])
+    if flow:
+        set_levels(scheduler, [t / levels for t in grid])
     elif takes_argument(scheduler.set_timesteps, "timesteps"):
         scheduler.set_timesteps(timesteps=grid)
     else:

@@ -3,7 +3,8 @@
 Every scheduler's sample is x = signal * x0 + noise * eps at each level; the two numbers come from the scheduler itself,
 so that what is built on them holds for all of them. There are three families: DDPM's keep the variance (signal^2 +
 noise^2 = 1); those that count in sigma, as Euler's, keep the signal at 1 and let the noise grow to 15 or more; flows
-lie on the straight line (signal + noise = 1). The loop is in `sampling.py`.
+lie on the straight line (signal = 1 - s, noise = s, or k s where a model has its noise scaled by k). The loop is in
+`sampling.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from diffkit.engine.flows import noise_scale, predicts_clean
 from diffkit.engine.predictions import Number, clean_from, output_from
 from diffkit.engine.samplers import is_flow, name_of
 from diffkit.errors import UsageError
@@ -32,7 +34,7 @@ def level(scheduler: SchedulerMixin, t: Tensor | float) -> tuple[float, float]:
     # On a straight line the level is how far along it one is.
     if is_flow(scheduler):
         share = float(t) / scheduler.config.num_train_timesteps
-        return 1.0 - share, share
+        return 1.0 - share, noise_scale(scheduler) * share
     between = _level_between(scheduler, float(t))
     if between is not None:
         return 1.0, between
@@ -81,7 +83,9 @@ def network_level(scheduler: SchedulerMixin, t: Tensor) -> tuple[Number, Number]
 
 def parameterization(scheduler: SchedulerMixin) -> str:
     """Return what the network predicts: epsilon, v_prediction, sample or flow."""
-    return "flow" if is_flow(scheduler) else str(scheduler.config.get("prediction_type", "epsilon"))
+    if is_flow(scheduler):
+        return "sample" if predicts_clean(scheduler) else "flow"
+    return str(scheduler.config.get("prediction_type", "epsilon"))
 
 
 def x0_of(out: Tensor, x: Tensor, t: Tensor, scheduler: SchedulerMixin) -> Tensor:
@@ -131,7 +135,8 @@ def flow_time(scheduler: SchedulerMixin, t: Tensor | float) -> float:
     """Return where a timestep lies on the straight way of flows, from 0 (noise) to 1 (picture).
 
     A sample signal * x0 + noise * eps, divided by signal + noise, is (1 - s) eps + s x0 with s = signal / (signal +
-    noise): what a flow would hold at that time. In these coordinates a step of DDIM without noise is one of Euler's.
+    noise): what a flow would hold at that time. In these coordinates a step of DDIM without noise is one of Euler's. A
+    flow whose noise is scaled is put on the same way; its own clock is `course_time`.
     """
     signal, noise = level(scheduler, t)
     return signal / (signal + noise)

@@ -17,7 +17,7 @@ class Sampler:
     """A row: how a sampler is made.
 
     Attributes:
-        cls: A diffusers class's name.
+        cls: A diffusers class's name, or that of Adams' method in `adams.py`.
         options: Arguments that make it what its name says.
         flow: It integrates a flow's velocity, and fits flow models only.
         predicts: Prediction types that its arithmetic knows.
@@ -38,6 +38,8 @@ class Sampler:
 
 
 _NO_X0 = ("epsilon", "v_prediction")
+_FLOW = ("flow", "sample")
+_FLOW_DPM: dict[str, object] = {"algorithm_type": "dpmsolver++", "solver_order": 2, "use_flow_sigmas": True}
 
 SAMPLERS: dict[str, Sampler] = {
     # Ho et al., arXiv:2006.11239, algorithm 2; with fewer steps the posterior between grid points.
@@ -69,9 +71,18 @@ SAMPLERS: dict[str, Sampler] = {
     # Linear multistep, k-diffusion.
     "lms": Sampler("LMSDiscreteScheduler"),
     # Lipman et al., arXiv:2210.02747; Liu et al., arXiv:2209.03003: the straight line, by Euler or Heun.
-    "flow_euler": Sampler("FlowMatchEulerDiscreteScheduler", flow=True, memoryless=True),
-    "flow_heun": Sampler("FlowMatchHeunDiscreteScheduler", flow=True, steps=25),
-}
+    "flow_euler": Sampler("FlowMatchEulerDiscreteScheduler", flow=True, predicts=_FLOW, memoryless=True),
+    "flow_heun": Sampler("FlowMatchHeunDiscreteScheduler", flow=True, predicts=_FLOW, steps=25),
+    # Adams' second-order multistep method, one call a step; PixNerd's own, arXiv:2507.23268.
+    "flow_adams": Sampler("FlowMatchAdamsScheduler", flow=True, predicts=_FLOW, steps=25),
+    # The multistep solvers of diffusion, whose x0 and levels may as well be a flow's.
+    "flow_dpm++": Sampler("DPMSolverMultistepScheduler", _FLOW_DPM, flow=True, predicts=_FLOW, steps=25),
+    "flow_dpm++sde": Sampler(
+        "DPMSolverMultistepScheduler", {**_FLOW_DPM, "algorithm_type": "sde-dpmsolver++"}, flow=True, predicts=_FLOW,
+        steps=25, fresh=True,
+    ),
+    "flow_unipc": Sampler("UniPCMultistepScheduler", {"use_flow_sigmas": True}, flow=True, predicts=_FLOW, steps=25),
+}  # fmt: skip
 
 MEMORYLESS = tuple(name for name, row in SAMPLERS.items() if row.memoryless)
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import diffusers
 
+from diffkit.engine.flows import is_flow as is_flow
+from diffkit.engine.flows import make_flow
 from diffkit.engine.sampler_names import MEMORYLESS, SAMPLERS, Sampler, canonical, check_spacing
 from diffkit.engine.solvers import GridDDIM as GridDDIM
 from diffkit.engine.solvers import GridDDPM as GridDDPM
@@ -28,24 +30,21 @@ LOG = logging.getLogger("diffkit.engine.samplers")
 
 def is_memoryless(scheduler: SchedulerMixin) -> bool:
     """Say whether a scheduler's step depends on x and t alone."""
-    names = {SAMPLERS[name].cls for name in MEMORYLESS}
-    return any(cls.__name__ in names for cls in type(scheduler).__mro__)
-
-
-def is_flow(scheduler: SchedulerMixin) -> bool:
-    """Say whether a scheduler integrates a flow's velocity."""
-    return any(cls.__name__.startswith("FlowMatch") for cls in type(scheduler).__mro__)
+    return name_of(scheduler) in MEMORYLESS
 
 
 def name_of(scheduler: SchedulerMixin) -> str:
     """Return a scheduler's name in `SAMPLERS`; its class's name where it has none."""
-    classes = {cls.__name__ for cls in type(scheduler).__mro__}
-    rows = [(name, row) for name, row in SAMPLERS.items() if row.cls in classes]
-    for name, row in rows:  # two rows may share a class, and differ in its options
-        alike = all(scheduler.config.get(key) == value for key, value in row.options.items())
-        if alike and row.larger == isinstance(scheduler, LargerDDIM):
-            return name
-    return rows[0][0] if rows else type(scheduler).__name__
+    flow = is_flow(scheduler)
+    for cls in type(scheduler).__mro__:  # the nearest class that has a row: Adams' method is built on Euler's
+        rows = [(name, row) for name, row in SAMPLERS.items() if row.cls == cls.__name__ and row.flow == flow]
+        for name, row in rows:  # two rows may share a class, and differ in its options
+            alike = all(scheduler.config.get(key) == value for key, value in row.options.items())
+            if alike and row.larger == isinstance(scheduler, LargerDDIM):
+                return name
+        if rows:
+            return rows[0][0]
+    return type(scheduler).__name__
 
 
 def takes_argument(function: Callable[..., object], name: str) -> bool:
@@ -76,7 +75,12 @@ def default_sampler(base: SchedulerMixin) -> str:
 
 
 def make_sampler(
-    name: str | None, base: SchedulerMixin, *, spacing: str | None = None, **options: object
+    name: str | None,
+    base: SchedulerMixin,
+    *,
+    spacing: str | None = None,
+    shift: float | None = None,
+    **options: object,
 ) -> SchedulerMixin:
     """Build a fresh scheduler for sampling from the one a model was trained with.
 
@@ -84,7 +88,9 @@ def make_sampler(
         name: A row of `SAMPLERS`; None: DDIM, or Euler for flows.
         base: The model's scheduler; not changed.
         spacing: leading, trailing or linspace. When left out, what the model's configuration says; where it says
-            nothing, the new class's own default (linspace for Euler and most solvers), as in diffusers.
+            nothing, the new class's own default (linspace for Euler and most solvers), as in diffusers. A flow's is
+            trailing or linspace; see `flows.make_flow`.
+        shift: Of a flow's levels towards noise, in place of the model's own.
         options: Further arguments of the diffusers class.
 
     Raises:
@@ -95,20 +101,23 @@ def make_sampler(
     check_spacing(spacing)
     # The weights do not know how they are sampled: whatever integrates from noise to image may step with them, as long
     # as it takes their noise schedule and their kind of prediction over.
-    ours: dict[str, type[SchedulerMixin]] = {"DDIMScheduler": GridDDIM, "DDPMScheduler": GridDDPM}
-    cls = LargerDDIM if row.larger else ours.get(row.cls) or getattr(diffusers, row.cls)
     if row.flow != is_flow(base):
         kind = "flow" if is_flow(base) else "diffusion"
         fits = [n for n, r in SAMPLERS.items() if r.flow != row.flow]
         raise UsageError(
             f"`scheduler` {key} does not fit: this is a {kind} model", f"Choose one of: {', '.join(fits)}."
         )
-    takes = frozenset(signature(cls.__init__).parameters)
-    # A flow's line is straight: every step along it is as hard as the others, and there is nothing to spread.
     if row.flow:
-        if spacing is not None:
-            raise UsageError("`spacing` has no meaning for a flow model, whose steps are equal", "Leave it out.")
-        return cls.from_config(base.config, **options)
+        if spacing == "leading":
+            raise UsageError(
+                "`spacing` leading does not start at pure noise, which a flow needs", "Use trailing or linspace."
+            )
+        return make_flow(row, base, spacing=spacing, shift=shift, **options)
+    if shift is not None:
+        raise UsageError(f"`shift` {shift:g} belongs to flow models, and this is a diffusion model", "Leave it out.")
+    ours: dict[str, type[SchedulerMixin]] = {"DDIMScheduler": GridDDIM, "DDPMScheduler": GridDDPM}
+    cls = LargerDDIM if row.larger else ours.get(row.cls) or getattr(diffusers, row.cls)
+    takes = frozenset(signature(cls.__init__).parameters)
     if spacing is not None and "timestep_spacing" not in takes:
         raise UsageError(f"`spacing`: {key} has a grid of its own", "Leave it out.")
     _check_arithmetic(key, row, base, spacing, takes)

@@ -16,6 +16,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
+from diffkit.engine.flows import noise_scale
 from diffkit.engine.grids import set_grid as set_grid
 from diffkit.engine.levels import level, level_after, unstep
 from diffkit.engine.sampler_names import MEMORYLESS, adds_noise
@@ -74,10 +75,10 @@ def fresh_noise(x: Tensor, generators: Sequence[torch.Generator], kind: NoiseKin
 def pure_noise(scheduler: SchedulerMixin, noise: Tensor) -> Tensor:
     """Scale N(0, I) noise to what the scheduler starts from; its grid must be set.
 
-    That is 1 where the variance is kept, and the largest sigma where samples are x0 + sigma * eps.
+    That is 1 where the variance is kept, the largest sigma where samples are x0 + sigma * eps, and a flow's own scale.
     """
     # At T the image's share of x is as good as nothing: noise of that level's variance can be drawn without an image.
-    return noise if is_flow(scheduler) else noise * scheduler.init_noise_sigma
+    return noise * (noise_scale(scheduler) if is_flow(scheduler) else scheduler.init_noise_sigma)
 
 
 def sdedit_start(scheduler: SchedulerMixin, x0: Tensor, noise: Tensor, strength: float) -> tuple[Tensor, int, int]:

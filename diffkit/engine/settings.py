@@ -21,6 +21,7 @@ class Settings:
             nothing the sampler's own.
         eta: DDIM's share of fresh noise.
         timesteps: A custom grid in place of `steps`.
+        shift: Of a flow's levels towards noise, s' = shift s / (1 + (shift - 1) s); the model's own when left out.
         stop_noise_after: Steps with fresh noise, before the rest go without.
         guidance: Guidance scale, or one per picture of a batch; when left out 2 for classes, for prompts 7.5 (Stable
             Diffusion), 7 (DeepFloyd) or 4 (diffkit's own).
@@ -40,6 +41,7 @@ class Settings:
     negative: str | tuple[str | None, ...] | None = None
     max_batch: int | None = None
     interval: tuple[float, float] = (0.0, 1.0)
+    shift: float | None = None
 
 
 def check_settings(settings: Settings) -> None:
@@ -56,10 +58,14 @@ def check_settings(settings: Settings) -> None:
         if scale is not None and not math.isfinite(scale):
             raise UsageError(f"`guidance` {scale:g} is no finite number", "Give 1 (no guidance) up to about 15.")
     check_interval(*settings.interval)
+    if settings.shift is not None and not 0.0 < settings.shift < math.inf:
+        raise UsageError(f"`shift` {settings.shift:g} is not above 0", "1 shifts nothing, 3 takes more steps in noise.")
     # A grid descends, from noise to picture: a step goes from one level to a lower one, and divides by the difference.
     if settings.timesteps is not None:
-        if settings.steps is not None or settings.spacing is not None:
-            raise UsageError("`timesteps` is the whole grid and excludes `steps` and `spacing`", "Give one of them.")
+        if settings.steps is not None or settings.spacing is not None or settings.shift is not None:
+            raise UsageError(
+                "`timesteps` is the whole grid and excludes `steps`, `spacing` and `shift`", "Give one of them."
+            )
         grid = settings.timesteps
         if not grid or list(grid) != sorted(set(grid), reverse=True) or grid[-1] < 0:
             raise UsageError(f"`timesteps` {','.join(map(str, grid))}: give descending whole numbers, 999,750,...,0")

@@ -35,7 +35,9 @@ def exact_sampler(base: SchedulerMixin, settings: Settings) -> SchedulerMixin:
     name = "flow_euler" if is_flow(base) else "ddim"
     if settings.scheduler not in (None, name) or settings.eta:
         raise UsageError(f"inversion goes with `scheduler` {name} and `eta` 0 only", "Leave both out.")
-    options: dict[str, Any] = {} if is_flow(base) else {"clip_sample": False, "thresholding": False}
+    options: dict[str, Any] = {"clip_sample": False, "thresholding": False}
+    if is_flow(base):
+        options = {"stochastic_sampling": False, "least_sigma": 0.0}
     return scheduler_for(base, replace(settings, scheduler=name), **options)
 
 

@@ -13,7 +13,7 @@ from diffkit.engine.samplers import make_sampler
 from diffkit.engine.sampling import denoise, generators, pure_noise, set_grid
 from diffkit.types import Cond, Prediction
 
-CLIPPED = [n for n, row in SAMPLERS.items() if row.cls.startswith(("DPMSolver", "UniPC", "DEIS"))]
+CLIPPED = [n for n, row in SAMPLERS.items() if not row.flow and row.cls.startswith(("DPMSolver", "UniPC", "DEIS"))]
 
 
 def changed(name: str, what: str) -> str:

@@ -73,13 +73,15 @@ def test_a_spacing_that_the_model_does_not_name_is_the_sampler_s_own_and_said(na
 
 def test_flows_and_diffusions_do_not_mix() -> None:
     flow, plain = FlowMatchEulerDiscreteScheduler(), DDPMScheduler()
-    assert type(make_sampler(None, flow)).__name__ == "FlowMatchEulerDiscreteScheduler"
+    assert isinstance(make_sampler(None, flow), FlowMatchEulerDiscreteScheduler)
     assert isinstance(make_sampler(None, plain), GridDDIM)
     for name in SAMPLERS:
         with pytest.raises(UsageError, match="does not fit"):
             make_sampler(name, plain if SAMPLERS[name].flow else flow)
-    with pytest.raises(UsageError, match="no meaning"):
-        make_sampler("flow_euler", flow, spacing="trailing")
+    with pytest.raises(UsageError, match="does not start at pure noise"):
+        make_sampler("flow_euler", flow, spacing="leading")
+    with pytest.raises(UsageError, match="`shift` 3 belongs to flow models"):
+        make_sampler("ddim", plain, shift=3.0)
 
 
 def test_zero_terminal_snr_is_refused_where_it_cannot_work() -> None:
