@@ -51,6 +51,7 @@ class ModelInfo:
         null: Whether it knows the empty condition, which guidance needs.
         guidance: Classifier-free guidance scale that suits it: 0 unconditional, 1 conditional, above 1 guided.
         illusion_guidance: The scale that suits several prompts in one picture.
+        steps: Number of sampling steps that suits it; None: the sampler's own.
         source: What it draws from: "noise", an image with a "mask" (inpainting), or a "small" image (upscaling).
         latent: Whether it works on latents of a VAE rather than on pixels.
         grey: What the middle between black and white is in its samples, by channel; empty where it is 0.
@@ -78,6 +79,7 @@ class ModelInfo:
     null: bool = False
     guidance: float = 1.0
     illusion_guidance: float = 1.0
+    steps: int | None = None
     source: Literal["noise", "mask", "small"] = "noise"
     latent: bool = False
     grey: tuple[float, ...] = ()

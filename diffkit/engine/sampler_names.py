@@ -112,6 +112,6 @@ def check_spacing(spacing: str | None) -> None:
         raise UsageError(f"`spacing` {spacing!r} is not one of {', '.join(SPACINGS)}")
 
 
-def default_steps(name: str, levels: int) -> int:
-    """Return how many steps a sampler takes where nobody says: its own number, or every one of T = `levels`."""
-    return min(SAMPLERS[canonical(name)].steps or levels, levels)
+def default_steps(name: str, levels: int, suits: int | None = None) -> int:
+    """Return how many steps are taken where nobody says: what suits the model, or the sampler, or T = `levels`."""
+    return min(suits or SAMPLERS[canonical(name)].steps or levels, levels)

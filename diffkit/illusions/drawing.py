@@ -48,10 +48,10 @@ class Prompted:
 
 
 def filled(info: ModelInfo, settings: Settings) -> Settings:
-    """Fill in what was not asked for: 30 steps, and the papers' DDPM where the variance was learned."""
+    """Fill in what was not asked for: 30 steps or what suits the model, and DDPM where the variance was learned."""
     changes: dict[str, Any] = {}
     if settings.steps is None and settings.timesteps is None:
-        changes["steps"] = min(STEPS, info.timesteps)
+        changes["steps"] = min(info.steps or STEPS, info.timesteps)
     learned = str(info.scheduler.config.get("variance_type", "")).startswith("learned")
     if settings.scheduler is None and not settings.eta:
         changes["scheduler"] = "ddpm" if learned else default_sampler(info.scheduler)

@@ -143,7 +143,7 @@ class Illusion(Many, Steps, Eta, Guided, hub=DEEPFLOYD):
     # --- what is known before anything is drawn
 
     def defaults(self, info: ModelInfo) -> dict[str, Any]:
-        """30 steps, and the sampler and guidance that suit several prompts in one picture."""
+        """30 steps or what suits the model, and the sampler and guidance that suit several prompts in one picture."""
         from diffkit.illusions.drawing import filled
 
         own = filled(info, self.settings)

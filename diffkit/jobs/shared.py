@@ -27,11 +27,11 @@ class Steps(PictureJob):
     spacing: str | None = Field(None, description="Of the grid: leading, trailing or linspace.")
 
     def defaults(self, info: ModelInfo) -> dict[str, Any]:
-        """Add the number of steps that suits the sampler."""
+        """Add the number of steps that suits the model, or else the sampler."""
         found = super().defaults(info)
         if info.one_step or self.settings.timesteps is not None:
             return found
-        return {**found, "steps": default_steps(self.scheduler or found["scheduler"], info.timesteps)}
+        return {**found, "steps": default_steps(self.scheduler or found["scheduler"], info.timesteps, info.steps)}
 
 
 class Eta(PictureJob):

@@ -16,6 +16,7 @@ from diffkit.engine.levels import network_level, out_of
 from diffkit.engine.sampling import denoise, fresh_noise, generators
 from diffkit.engine.settings import Settings
 from diffkit.errors import UsageError
+from diffkit.jobs.anagram import Anagram
 from diffkit.jobs.base import build
 from diffkit.jobs.denoise import Denoise, best_blur, gaussian_blur
 from diffkit.jobs.images import fit_image
@@ -189,6 +190,23 @@ def test_soft_masks_blend_in_the_end(models) -> None:
 def test_defaults_of_repaint(models, family: str, fields: dict[str, str], calls: int) -> None:
     info = models(family).info
     assert len(build(Inpaint, {"steps": 20, **fields}).fitted(info).sampling_timesteps(info)) == calls
+
+
+def test_steps_are_those_that_suit_the_model(models) -> None:
+    """Where a family says them: of every command, with any sampler, and never above what it has of levels."""
+    own, info = models("flow").info, replace(models("flow").info, steps=7)
+    for cls, fields in (
+        (Sample, {}),
+        (SDEdit, {}),
+        (Inpaint, {}),
+        (Invert, {}),
+        (Anagram, {"c1": "one", "c2": "zero"}),
+    ):
+        assert build(cls, fields).fitted(info).steps == 7 != build(cls, fields).fitted(own).steps
+        assert build(cls, {"steps": 3, **fields}).fitted(info).steps == 3
+        assert build(cls, fields).fitted(replace(info, steps=50)).steps == info.timesteps
+    assert build(Sample, {"scheduler": "flow_heun"}).fitted(info).steps == 7
+    assert build(Sample, {"timesteps": "20,10,5"}).fitted(info).steps is None
 
 
 def test_masks_are_checked() -> None:
