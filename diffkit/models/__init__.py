@@ -37,6 +37,8 @@ FAMILIES = {
     "stable_diffusion_xl": (
         "StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline",
     ),
+    "pixnerd": ("PixNerdPipeline", "PixNerdTransformer2DModel"),
+    "pixnerd_class": ("PixNerdClassPipeline", "PixNerdClassTransformer2DModel"),
 }  # fmt: skip
 
 # Networks of known pipelines that cannot draw without the rest of them.

@@ -206,6 +206,18 @@ def load_scheduler(repo: Repo) -> SchedulerMixin:
     return diffusers.DDPMScheduler() if found is None else found
 
 
+def load_flow(repo: Repo) -> SchedulerMixin:
+    """Load the scheduler of a flow; a network without a pipeline gets Euler's, without a shift.
+
+    Raises:
+        ModelError: See `find_scheduler`; or it is no flow's.
+    """
+    found = find_scheduler(repo)
+    if found is not None and not is_flow(found):
+        raise wrong(f"{repo.id}: scheduler", "_class_name", type(found).__name__, "one of a flow (FlowMatch...)")
+    return diffusers.FlowMatchEulerDiscreteScheduler() if found is None else found
+
+
 def find_scheduler(repo: Repo) -> SchedulerMixin | None:
     """Load the scheduler of a pipeline as diffusers does; None where a network lies alone.
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from diffkit.errors import ModelError
 from diffkit.models.bundled import BUNDLED, bundled
-from diffkit.models.kinds import KINDS
+from diffkit.models.kinds import module_of
 from diffkit.models.repo import ModelNotFoundError, Repo, download_hint, fetch, hub_error, status_of
 
 LOG = logging.getLogger("diffkit.models")
@@ -152,7 +152,7 @@ def _refuse_custom_code(repo: Repo) -> None:
             known = library in (None, "diffusers", "transformers") or (
                 isinstance(library, str) and library.isidentifier() and (pipelines / library).is_dir()
             )
-            ours = entry[1] in KINDS and KINDS[entry[1]].module == library  # a class of this package
+            ours = isinstance(entry[1], str) and module_of(entry[1]) == library  # a class of this package
             bad = not (known or ours) or (library is None and entry[1] is not None)
         else:
             bad = isinstance(entry, list)

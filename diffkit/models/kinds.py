@@ -49,12 +49,18 @@ KINDS: dict[str, Kind] = {
 
 
 # Networks of ours that other families have, and their modules.
-FURTHER: dict[str, str] = {}
+_PIXNERD = "diffkit.models.pixnerd_network"
+FURTHER: dict[str, str] = {"PixNerdTransformer2DModel": _PIXNERD, "PixNerdClassTransformer2DModel": _PIXNERD}
+
+
+def module_of(kind: str) -> str:
+    """Return the module of a network's class, of ours or of diffusers."""
+    return KINDS[kind].module if kind in KINDS else FURTHER.get(kind, "diffusers")
 
 
 def network_class(kind: str) -> Any:
     """Return a network's class by its name, of ours or of diffusers."""
-    return getattr(import_module(KINDS[kind].module if kind in KINDS else FURTHER.get(kind, "diffusers")), kind)
+    return getattr(import_module(module_of(kind)), kind)
 
 
 def halvings(kind: str, config: Mapping[str, Any]) -> int:

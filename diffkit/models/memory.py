@@ -95,9 +95,9 @@ def _automatic(device: torch.device, weights: int) -> str:
     return "low" if free > weights + 2**29 else "lowest"
 
 
-def default_dtype(device: torch.device) -> torch.dtype:
+def default_dtype(device: torch.device, half: torch.dtype = torch.float16) -> torch.dtype:
     """Return the type of a large model's weights on a device: half precision on CUDA, fp32 elsewhere."""
-    return torch.float16 if device.type == "cuda" else torch.float32
+    return half if device.type == "cuda" else torch.float32
 
 
 def place(module: nn.Module, device: torch.device, plan: MemoryPlan) -> nn.Module:

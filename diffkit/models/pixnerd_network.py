@@ -7,7 +7,7 @@ the family's business (`pixnerd.py`). Source: Wang et al., PixNerd, arXiv:2507.2
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +60,20 @@ class _PatchPainter(ModelMixin, ConfigMixin):
         for field in fields:
             drawn = field(drawn, states)
         return join_patches(self.final_layer(drawn), (x.shape[2], x.shape[3]), patch)
+
+
+def velocity(network: Callable[..., Tensor], x: Tensor, t: Tensor, told: Tensor, levels: int) -> Tensor:
+    """Call a network in diffusers' convention: the velocity is noise minus picture, (B, C, H, W).
+
+    Args:
+        network: One of this module's.
+        x: (B, C, H, W).
+        t: The scheduler's timestep, from `levels` (noise) to 0 (picture), shape () or (B,).
+        told: The text or the classes.
+        levels: T of the scheduler.
+    """
+    # Both count along the same straight line, (1 - sigma) x0 + sigma eps with sigma = t / T, from opposite ends.
+    return -network(x, 1 - t.float() / levels, told)
 
 
 def _check_heads(hidden_size: int, num_groups: int) -> None:

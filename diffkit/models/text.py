@@ -157,8 +157,9 @@ class PromptEncoder:
         if eight:
             quantized = transformers.BitsAndBytesConfig(load_in_8bit=True)
             options = {"quantization_config": quantized, "device_map": {"": self.device}}
-        # Half precision on the CPU is slow and, for T5, overflows.
-        work = torch.float32 if self.device.type == "cpu" and self.dtype == torch.float16 else self.dtype
+        # Half precision on the CPU is slow and, for T5, overflows; elsewhere fp16 is, where that overflows, bf16.
+        wide = torch.float32 if self.device.type == "cpu" else self.encoding.half
+        work = wide if self.dtype == torch.float16 else self.dtype
         repo, folder = self._home(part, part.encoder)
         encoder = load_component(
             repo, getattr(transformers, part.encoder_class), folder, prefer=self.prefer, dtype=work,
@@ -205,7 +206,7 @@ def open_encoder(repo: Repo, encoding: TextEncoding | None, options: LoadOptions
     if encoding is None:
         raise UsageError(f"{repo.id} is a {repo.pipeline}, which knows no prompts", "Give a text-to-image model.")
     device = torch.device(options.device)
-    dtype = options.dtype or default_dtype(device)
+    dtype = options.dtype or default_dtype(device, encoding.half)
     plan = make_plan(options.memory, device)
     return PromptEncoder(
         repo, encoding, device=device, dtype=dtype, prefer=options.variant or preferred(dtype),

@@ -72,7 +72,8 @@ class LoadedPart:
             )  # fmt: skip
             whole = self.tokenizer(text).input_ids
         if len(whole) > length:
-            cut = self.tokenizer.decode(whole[length - 1 : -1])
+            last = int(whole[-1] == self.tokenizer.eos_token_id)  # a mark of the end stays where there is one
+            cut = self.tokenizer.decode(whole[length - last : len(whole) - last])
             LOG.warning("the prompt is longer than %d tokens; this part is not seen: %s", length, cut)
         return tokens
 
@@ -99,9 +100,11 @@ class TextEncoding:
 
     Attributes:
         name: What it is called in `ModelInfo.text_encoder` and in the cache's keys; with the number of tokens.
+        half: The half precision that its encoders and the family's network bear: bf16 where fp16 overflows.
     """
 
     name = ""
+    half = torch.float16
 
     def parts(self, repo: Repo) -> tuple[TextPart, ...]:
         """Return the encoders that a repository has."""

@@ -70,7 +70,7 @@ class TextModel(BaseModel):
             raise UsageError("`raw` goes with runs that draw freely or by class, not by prompt", "Leave it out.")
         self.repo, self.info, self.options = repo, info, options
         self.device = torch.device(options.device)
-        self.dtype = options.dtype or default_dtype(self.device)
+        self.dtype = options.dtype or default_dtype(self.device, self.encoding.half)
         # Of the network the variant has to be there; of the other parts it is taken where it is.
         self._prefer = options.variant or preferred(self.dtype)
         self.memory = self._plan(options.memory)
