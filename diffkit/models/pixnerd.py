@@ -67,6 +67,8 @@ class Qwen3(TextEncoding):
         The padding comes after the prompt, whose tokens do not see it; the network does.
         """
         length, width = _text_shape(repo)
+        # The empty prompt is padding alone, of which no token may see any: fused attention (sdpa) gives zeros there,
+        # the eager kind a mean of all. The library's default, the former, is also what the authors' code runs with.
         part = parts["text_encoder"]
         part.tokenizer.padding_side = "right"
         states = part(prompt, length, masked=True)[0][0]

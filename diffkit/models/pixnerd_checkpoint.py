@@ -33,27 +33,41 @@ _PREFIXES = ("ema_denoiser.", "denoiser.")  # the average first
 _CLASSES = "y_embedder.embedding_table.weight"
 
 
-def network_part(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of the network, by the network's own names: the average, else the last weights, else all."""
-    for prefix in _PREFIXES:
+def is_pixnerd(state: Mapping[str, Tensor]) -> bool:
+    """Say whether a state dict seems to be one of PixNerd's, by names that no other family has together."""
+    part = network_part(state)
+    return all(name in part for name in ("x_embedder.embedder.0.weight", "s_embedder.proj.weight"))
+
+
+def network_part(state: Mapping[str, Tensor], *, average: bool = True) -> dict[str, Tensor]:
+    """Return the tensors of the network by its own names.
+
+    Args:
+        state: Tensors by name, the network's own or with a prefix.
+        average: Take the averaged weights where there are some, else the last ones of the training.
+    """
+    for prefix in _PREFIXES if average else reversed(_PREFIXES):
         found = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
         if found:
             return found
     return dict(state)
 
 
-def from_checkpoint(state: Mapping[str, Tensor], *, sample_size: int | None = None) -> PixNerdNetwork:
+def from_checkpoint(
+    state: Mapping[str, Tensor], *, sample_size: int | None = None, average: bool = True
+) -> PixNerdNetwork:
     """Make the network of a checkpoint's state dict, in the type of its tensors, which are taken over and not copied.
 
     Args:
         state: Tensors by name, the network's own or with a prefix; see `network_part`.
         sample_size: The side of the pictures that it was trained on, which no tensor tells; the class's own default
             (512 with text, 256 with classes) when left out.
+        average: See `network_part`.
 
     Raises:
         ModelError: It is no PixNerd's; the message names what is missing or does not belong there.
     """
-    part = network_part(state)
+    part = network_part(state, average=average)
     cls = PixNerdClassTransformer2DModel if _CLASSES in part else PixNerdTransformer2DModel
     config = _class_config(part) if _CLASSES in part else _text_config(part)
     if sample_size is not None:

@@ -20,7 +20,7 @@ from diffkit.errors import ModelError, UsageError
 from diffkit.models import LoadOptions, info, load, open_repo, text_encoding
 from diffkit.models.memory import count_parameters
 from diffkit.models.pixnerd import PixNerdTransformer2DModel
-from diffkit.models.pixnerd_checkpoint import from_checkpoint, write_pipeline
+from diffkit.models.pixnerd_checkpoint import from_checkpoint, is_pixnerd, write_pipeline
 from diffkit.models.pixnerd_network import PixNerdClassTransformer2DModel
 from diffkit.models.text import open_encoder
 from diffkit.types import Cond
@@ -229,6 +229,8 @@ def test_a_checkpoint_says_all_but_its_size(tmp_path, kind, prefix):
     assert fields(made) == fields(network)
     for name, value in network.state_dict().items():
         assert torch.equal(made.state_dict()[name], value)
+    last = from_checkpoint(state, average=False).final_layer.linear.bias
+    assert torch.equal(last, network.final_layer.linear.bias + (prefix == "ema_denoiser."))
     assert from_checkpoint(state).config.sample_size == (512 if kind == "text" else 256)
     write_pipeline(tmp_path, made)
     model = load(str(tmp_path), device="cpu")
@@ -260,6 +262,14 @@ def test_another_networks_state_is_refused(change, named):
     change(state)
     with pytest.raises(ModelError, match=named):
         from_checkpoint(state)
+
+
+def test_a_checkpoint_is_known_by_its_names():
+    state = text_network().state_dict()
+    assert is_pixnerd(state)
+    assert is_pixnerd({f"ema_denoiser.{name}": value for name, value in class_network().state_dict().items()})
+    assert not is_pixnerd({f"model.{name}": value for name, value in state.items()})
+    assert not is_pixnerd({})
 
 
 def test_from_python(folder):
