@@ -35,7 +35,7 @@ from diffkit.models.text_encodings import LoadedPart, TextEncoding, TextPart
 from diffkit.models.text_model import TextModel
 from diffkit.types import Cond, ModelInfo, Network
 
-GUIDANCE = 8.0
+GUIDANCE, STEPS = 8.0, 50  # as the course draws with it, by Euler's method
 # Where the text encoder comes from: a folder of the model's, or this repository unless model_index.json names another.
 ENCODER_FIELD, ENCODER = "text_encoder_id", "Qwen/Qwen3-1.7B"
 FIELDS = (
@@ -121,7 +121,8 @@ def info(repo: Repo) -> ModelInfo:
     return ModelInfo(
         id=repo.id, revision=repo.revision, family="pixnerd", pipeline=repo.pipeline, channels=3, size=(side, side),
         sample=(3, side, side), network=network, scheduler=load_flow(repo), conditioning="text",
-        text_encoder=TEXT_ENCODER.name, null=True, guidance=GUIDANCE, illusion_guidance=GUIDANCE, record=record,
+        text_encoder=TEXT_ENCODER.name, null=True, guidance=GUIDANCE, illusion_guidance=GUIDANCE, steps=STEPS,
+        record=record,
     )  # fmt: skip
 
 

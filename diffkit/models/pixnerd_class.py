@@ -28,7 +28,7 @@ from diffkit.models.weights import load_component
 from diffkit.types import Cond, ModelInfo, Prediction
 
 TEXT_ENCODER = None
-GUIDANCE = 3.5
+GUIDANCE, STEPS = 3.5, 100
 FIELDS = (
     "in_channels", "patch_size", "num_groups", "hidden_size", "hidden_size_x", "nerf_mlpratio", "num_blocks",
     "num_cond_blocks", "num_classes",
@@ -106,7 +106,8 @@ def info(repo: Repo) -> ModelInfo:
     return ModelInfo(
         id=repo.id, revision=repo.revision, family="pixnerd_class", pipeline=repo.pipeline, channels=3,
         size=(side, side), sample=(3, side, side), network=network, scheduler=load_flow(repo), conditioning="class",
-        classes=names, synonyms=further, null=True, guidance=GUIDANCE, illusion_guidance=GUIDANCE, record=record,
+        classes=names, synonyms=further, null=True, guidance=GUIDANCE, illusion_guidance=GUIDANCE, steps=STEPS,
+        record=record,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import gc
 import logging
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -169,7 +170,7 @@ class PromptEncoder:
 
     def _home(self, part: TextPart, folder: str) -> tuple[Repo, str]:
         """Return the repository of a part, and its folder there: the model's own, or the one that it was made with."""
-        if not part.elsewhere or any(name.startswith(f"{part.encoder}/") for name in self.repo.files()):
+        if not self._is_elsewhere(part):
             return self.repo, folder
         if part.elsewhere not in self._others:
             from diffkit.models.hub import open_repo
@@ -177,19 +178,27 @@ class PromptEncoder:
             self._others[part.elsewhere] = open_repo(part.elsewhere)
         return self._others[part.elsewhere], ""
 
+    def _is_elsewhere(self, part: TextPart) -> bool:
+        return bool(part.elsewhere) and not any(name.startswith(f"{part.encoder}/") for name in self.repo.files())
+
     def _identify(self) -> str:
-        homes = [self._home(part, part.encoder)[0] for part in self.parts]
-        if all(home is self.repo for home in homes):
-            if self.repo.revision:
-                return self.repo.revision
-            return fingerprint(self.repo.root, [name for part in self.parts for name in (part.encoder, part.tokenizer)])
-        return "+".join(f"{home.id}@{home.revision or fingerprint(home.root, [''])}" for home in homes)
+        # An encoder that lies elsewhere is known by its name: its commit could be asked for only where the Hub is in
+        # reach, and then embeddings could not be carried to a machine without a network.
+        others = [_name(part.elsewhere) for part in self.parts if self._is_elsewhere(part)]
+        own = [name for part in self.parts if not self._is_elsewhere(part) for name in (part.encoder, part.tokenizer)]
+        known = [] if not own else [self.repo.revision or fingerprint(self.repo.root, own)]
+        return "+".join([*known, *others])
 
     @torch.no_grad()
     def _encode(self, parts: dict[str, LoadedPart], prompt: str) -> dict[str, Tensor]:
         with quiet_libraries():
             tensors = self.encoding.embed(self.repo, parts, prompt)
         return {name: (v.to(self.dtype) if v.is_floating_point() else v).cpu() for name, v in tensors.items()}
+
+
+def _name(source: str) -> str:
+    """Return what an encoder's repository is known by: a folder by what is in it, another one by its name."""
+    return fingerprint(Path(source), [""]) if Path(source).is_dir() else source
 
 
 def open_encoder(repo: Repo, encoding: TextEncoding | None, options: LoadOptions) -> PromptEncoder:

@@ -159,6 +159,19 @@ def test_a_network_alone_and_a_text_encoder_elsewhere(folder, tmp_path):
     assert torch.equal(*pair)
 
 
+def test_an_embedding_that_was_carried_here_needs_neither_hub_nor_encoder(tmp_path, embeddings, monkeypatch):
+    """An encoder that lies on the Hub is known by its name, so that nobody is asked for a prompt in the cache."""
+    write_pipeline(tmp_path / "bare", text_network())
+    repo = open_repo(str(tmp_path / "bare"))
+    first = open_encoder(repo, text_encoding(repo), LoadOptions())
+    assert first.key("a cat")["revision"] == "Qwen/Qwen3-1.7B"
+    kept = numbers("kept", TOKENS, 12)
+    first.cache.put(first.key("a cat"), {"encoder_hidden_states": kept})
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    got = load(str(tmp_path / "bare"), device="cpu").encode(["a cat"]).tensors["encoder_hidden_states"]
+    assert torch.equal(got[0], kept)
+
+
 def test_half_precision_is_bf16(folder):
     """Where nobody says: both were trained in it, and the language model overflows in fp16."""
     repo = open_repo(folder)
