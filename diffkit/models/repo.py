@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from diffkit.errors import ModelError
+from diffkit.models.mirrors import mirror_hint
 
 LOG = logging.getLogger("diffkit.models")
 
@@ -156,6 +157,8 @@ def hub_error(error: Exception, repo_id: str, revision: str | None) -> ModelErro
     kinds = {kind.__name__ for kind in type(error).__mro__}
     status = status_of(error)
     hint = download_hint(repo_id, revision)
+    if status in (401, 403, 404) and "RevisionNotFoundError" not in kinds and (moved := mirror_hint(repo_id, revision)):
+        return ModelNotFoundError(f"model {repo_id!r} is no longer on the Hub", moved)
     if "GatedRepoError" in kinds or (status == 403 and "DisabledRepoError" not in kinds):
         hint = f"Accept it on its Hub page, log in with `hf auth login`, then run `{_download(repo_id, revision)}`."
         return ModelError(f"model {repo_id!r} is gated: its licence has to be accepted by a logged-in user", hint)
@@ -179,5 +182,7 @@ def _download(repo_id: str, revision: str | None) -> str:
 
 
 def download_hint(repo_id: str, revision: str | None) -> str:
-    """The command that fetches a repository."""
+    """The command that fetches a repository, or the name of the copy of one that is gone."""
+    if moved := mirror_hint(repo_id, revision):
+        return moved
     return f"Run `{_download(repo_id, revision)}` where there is a network, then try again."

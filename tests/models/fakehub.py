@@ -21,12 +21,14 @@ class FakeHub:
         repos: Folder of each repository id.
         gated: Ids whose files are refused (the listing is public, as on the Hub).
         status: The status of that refusal: 401 without a token, 403 with one that has no access.
+        missing: The status for repositories that are not there: 401 without a token, 404 with one, 403 if disabled.
         requests: "METHOD path" of every request.
     """
 
     repos: dict[str, Path] = field(default_factory=dict)
     gated: set[str] = field(default_factory=set)
     status: int = 401
+    missing: int = 401
     requests: list[str] = field(default_factory=list)
     url: str = ""
 
@@ -77,7 +79,7 @@ def serve() -> Iterator[FakeHub]:
 
         def known(self, repo_id: str, revision: str) -> bool:
             if repo_id not in hub.repos:
-                self.send(401, X_Error_Code="RepoNotFound", X_Error_Message="Repository not found")
+                self.send(hub.missing, X_Error_Code="RepoNotFound", X_Error_Message="Repository not found")
                 return False
             if revision not in ("main", hub.commit(repo_id)):
                 self.send(404, X_Error_Code="RevisionNotFound", X_Error_Message="Invalid rev id")
