@@ -186,7 +186,7 @@ _FLAGS = {
     "output.dir": "--out", "dataset.name": "--dataset", "dataset.resolution": "--resolution",
     "dataset.channels": "--channels",
     "label": "--class", "classes": "--class", "weights": "--weight", "views": "--view", "prompts": "--prompt",
-    "image": "IMAGE", "mask": "MASK", "n": "-n", "methods": "--method",
+    "image": "IMAGE", "mask": "MASK", "n": "-n", "methods": "--method", "source": "SOURCE", "target": "OUT",
     "guides": "--guide",
 }  # fmt: skip
 

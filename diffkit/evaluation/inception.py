@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffkit.errors import ModelError
-from diffkit.models.weights import read_pickle
+from diffkit.models.pickles import read_pickle
 
 SIZE, DIMENSIONS = 299, 2048
 _FORMAT = "diffkit-inception"

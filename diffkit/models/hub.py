@@ -114,13 +114,18 @@ def _single_file(text: str, path: Path) -> ModelError:
             return ModelError(f"model {text!r} is a file", f"Give its folder: {folder.parent if inner else folder}.")
     return ModelError(
         f"model {text!r} is a file, and no config.json beside it says what network it belongs to",
-        "Give a folder as diffusers saves it, or put the network's config.json beside the weights and give the folder.",
+        "Make a folder of it with `diffkit convert`, or put the network's config.json beside the weights and give their"
+        " folder.",
     )
 
 
 def _unusable(repo: Repo) -> ModelError:
     """Make the error for a folder or repository that holds no model."""
     error = repo.missing("model_index.json or config.json")
+    files = [name for name in repo.listing or () if "/" not in name and name.endswith((".ckpt", ".safetensors", ".pt"))]
+    if len(files) == 1:
+        fetch_it = f"Run `hf download {repo.id} {files[0]}`, then `diffkit convert` with the file that it names."
+        return ModelError(f"{repo.id} holds {files[0]} alone, no folder as diffusers saves it", fetch_it)
     if repo.hub:
         return error
     found = [p for p in repo.root.glob("checkpoint-*") if any((p / n / "config.json").is_file() for n in _CHECKPOINT)]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import pickle
 import re
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from diffkit.errors import ModelError
+from diffkit.models.pickles import read_pickle
 
 # Opening a repository, and failing to, must not wait for torch.
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def find_weights(
     if not allow_pickle:
         raise ModelError(
             f"{repo.id}: {prefix or 'the root '}has only pickled weights ({_first(bins)}), which are refused",
-            "Convert them to safetensors, or pass `allow_pickle`: torch's restricted unpickler then reads the tensors.",
+            "Pass `allow_pickle`: torch's restricted unpickler then reads them; `diffkit convert` converts them.",
         )
     chosen = "" if "" in bins else min(bins)
     return Weights(_fetched(repo, prefix, bins[chosen]), chosen or None, pickled=True)
@@ -255,29 +255,6 @@ def read_tensors(repo: Repo, weights: Weights) -> dict[str, Tensor]:
         # Tied tensors share memory, which safetensors does not store.
         tensors.update({key: value.detach().clone().contiguous() for key, value in state.items()})
     return tensors
-
-
-def read_pickle(path: Path, what: str, hint: str) -> dict[str, Tensor]:
-    """Return the tensors of one of torch's own files by name, by its restricted unpickler.
-
-    Args:
-        path: The file.
-        what: What it is called in an error.
-        hint: What to do where it is refused.
-
-    Raises:
-        ModelError: It holds anything but tensors; it is not executed.
-    """
-    import torch
-
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{what} is refused, it holds more than tensors or is broken: {reason}", hint) from None
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise ModelError(f"{what} is refused, it holds no tensors by name", hint)
-    return {str(key): value for key, value in state.items()}
 
 
 @contextmanager
