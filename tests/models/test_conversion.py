@@ -22,13 +22,13 @@ from diffkit.errors import DiffkitError, ModelError, ResourceError, UsageError
 from diffkit.models import info, load, open_repo
 from diffkit.models.conversion import Options, convert, parts, plan_of
 from diffkit.types import Cond
-from tests.models.conftest import make_dit, make_flat, make_pipeline, make_sd, text_unet, tiny_vae
+from tests.models.conftest import make_dit, make_flat, make_pipeline, make_sd, make_sdxl, text_unet, tiny_vae
 from tests.models.fakehub import FakeHub
 from tests.models.test_opening import checkpoint
 from tests.models.test_pickled import pickled
 from tests.models.test_stable_diffusion import add_checker
 from tests.support.families import label_of, make_run
-from tests.support.single_file import single_file
+from tests.support.single_file import sdxl_file, single_file
 
 UNET = Path("unet") / "diffusion_pytorch_model.safetensors"
 PICKLES = Options(allow_pickle=True)
@@ -90,6 +90,22 @@ def test_one_file_draws_what_its_pipeline_draws(one_file: Path, name: str) -> No
         "fp32",
     )
     assert {part["name"] for part in facts["parts"]} == {".", "unet", "vae", "text_encoder"}
+
+
+@pytest.mark.parametrize("dtype", ["", "fp16"])
+def test_one_file_of_sdxl_draws_what_its_pipeline_draws(tmp_path: Path, dtype: str) -> None:
+    save_file(sdxl_file(make_sdxl(tmp_path / "xl")), tmp_path / "xl.safetensors")
+    facts = convert(
+        str(tmp_path / "xl.safetensors"), tmp_path / "out", Options(config=str(tmp_path / "xl"), dtype=dtype)
+    )
+    written = {part["name"] for part in facts["parts"]}
+    assert written == {".", "unet", "vae", "text_encoder", "text_encoder_2"}
+    if not dtype:
+        assert torch.equal(answer(tmp_path / "out"), answer(tmp_path / "xl"))
+    assert types(tmp_path / "out") == {"F16" if dtype else "F32"}
+    with pytest.raises(UsageError) as caught:
+        convert(str(tmp_path / "xl.safetensors"), tmp_path / "other", Options())
+    assert "stabilityai/stable-diffusion-xl-base-1.0" in caught.value.hint
 
 
 def test_the_stock_library_opens_it(one_file: Path) -> None:

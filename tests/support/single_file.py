@@ -97,3 +97,35 @@ def single_file(parts: Mapping[str, Any], *, ema: bool = False) -> dict[str, Ten
         state |= {"model_ema.decay": torch.tensor(0.9999), "model_ema.num_updates": torch.tensor(7)}
         unet = {name: torch.zeros_like(value) for name, value in unet.items()}
     return state | unet
+
+
+def open_clip_state(encoder: Any) -> dict[str, Tensor]:
+    """Return a CLIP text encoder's tensors by OpenCLIP's names, whose projections of q, k and v are one."""
+    table = {
+        "text_model.embeddings.position_embedding.weight": "positional_embedding",
+        "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
+        "text_model.final_layer_norm.weight": "ln_final.weight",
+        "text_model.final_layer_norm.bias": "ln_final.bias",
+    }
+    state, done = encoder.state_dict(), {}
+    for name, value in state.items():
+        made = name.replace("text_model.encoder.layers.", "transformer.resblocks.").replace("self_attn", "attn")
+        made = re.sub(r"layer_norm(\d)", r"ln_\1", made).replace(".fc1.", ".c_fc.").replace(".fc2.", ".c_proj.")
+        if found := re.match(r"(.*attn)\.[qkv]_proj\.(weight|bias)", made):
+            three = [state[re.sub(r"\.[qkv]_proj\.", f".{one}_proj.", name)] for one in "qkv"]
+            done[f"{found[1]}.in_proj_{found[2]}"] = torch.cat(three)
+        elif name == "text_projection.weight":
+            done["text_projection"] = value.T.contiguous()
+        elif not name.endswith("position_ids"):
+            done[table.get(name, made)] = value.clone()
+    return done
+
+
+def sdxl_file(parts: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors of a Stable Diffusion XL pipeline as its authors' file has them."""
+    state = {
+        name.replace("cond_stage_model.", "conditioner.embedders.0."): value
+        for name, value in single_file(parts).items()
+    }
+    second = open_clip_state(parts["text_encoder_2"])
+    return state | {f"conditioner.embedders.1.model.{name}": value for name, value in second.items()}
