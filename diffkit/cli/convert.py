@@ -73,7 +73,9 @@ def convert(
 
 def _lines(facts: dict[str, Any]) -> list[str]:
     lines = [f"{facts['source']}: {facts['kind']}, {facts['pipeline']}"]
-    lines += [f"  {part['name']:<20}{_size(part['bytes']):>12}  from {part['from']}" for part in facts["parts"]]
+    for part in facts["parts"]:
+        name = "configurations" if part["name"] == "." else part["name"]
+        lines.append(f"  {name:<20}{_size(part['bytes']):>14}  from {part['from']}")
     if facts["dry_run"]:
         return [*lines, f"would be written to {facts['output']}: {_size(facts['bytes'])}"]
     return [

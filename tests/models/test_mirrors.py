@@ -78,5 +78,5 @@ def test_neither_the_program_nor_its_texts_send_anybody_to_a_name_that_went_away
     texts = [p for p in (*places, ROOT / "README.md") if p.suffix in (".py", ".md", ".yaml", ".ipynb", ".json")]
     gone = re.compile("|".join(rf"{re.escape(name)}(?![\w-])" for name in MIRRORS), re.I)
     named = {p.relative_to(ROOT).as_posix() for p in texts if gone.search(p.read_text(encoding="utf-8"))}
-    assert named <= {"diffkit/models/mirrors.py", "docs/models.md", "docs/faq.md"}
+    assert named <= {"diffkit/models/mirrors.py", "docs/models.md"}
     assert any("stable-diffusion-v1-5/stable-diffusion-v1-5" in p.read_text(encoding="utf-8") for p in texts)

@@ -18,7 +18,7 @@ from diffkit import models
 from diffkit.errors import ModelError, ResourceError, UsageError
 from diffkit.models.conversion import checkpoint, pipeline, single_file
 from diffkit.models.conversion.parts import Plan, weights_type
-from diffkit.models.conversion.source import File, Options, open_file, unknown
+from diffkit.models.conversion.source import SUFFIXES, File, Options, open_file, unknown
 from diffkit.models.hub import open_repo
 from diffkit.models.weights import load_component
 
@@ -66,6 +66,8 @@ def plan_of(source: str, options: Options) -> Plan:
         if row is None:
             raise unknown(file, "; ".join(row.name for row in ROWS))
         return row.plan(file, options)
+    if path.suffix in SUFFIXES and not path.exists():
+        raise ModelError(f"{source}: no such file", "Check the path.")
     if path.is_dir():
         _refuse_training_state(path)
         if checkpoint.is_checkpoint(path):

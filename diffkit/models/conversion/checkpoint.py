@@ -80,7 +80,7 @@ def plan(path: Path, options: Options) -> Plan:
         write_index(target, index)
         scheduler.save_pretrained(target / "scheduler")
 
-    return Plan("checkpoint", (Part("", "its scheduler", len(str(index)), write), network), "DDPMPipeline")
+    return Plan("checkpoint", (Part("", str(path), len(str(index)), write), network), "DDPMPipeline")
 
 
 def _network_folder(path: Path, ema: bool) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffkit.errors import ModelError
 from diffkit.models.conversion.files import STEMS, has_pickles_only, stem_of
-from diffkit.models.conversion.source import PICKLED, Options, open_file
+from diffkit.models.conversion.source import SUFFIXES, Options, open_file
 from diffkit.models.repo import Repo
 from diffkit.models.weights import find_weights, quiet_libraries
 
@@ -33,7 +33,7 @@ _TABLE = "class_embedding.safetensors"  # the classes that a network of `diffkit
 _LEGAL = ("LICENSE", "LICENCE", "NOTICE", "README.md")
 # Weights, in whatever form, and code are no small files.
 _NOT_COPIED = (
-    *PICKLED, ".safetensors", ".msgpack", ".onnx", ".onnx_data", ".pb", ".h5", ".gguf", ".xml", ".pkl", ".npz", ".py",
+    *SUFFIXES, ".msgpack", ".onnx", ".onnx_data", ".pb", ".h5", ".gguf", ".xml", ".pkl", ".npz", ".py",
     ".lock",
 )  # fmt: skip
 

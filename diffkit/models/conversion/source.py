@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("diffkit.models")
 
 PICKLED = (".ckpt", ".bin", ".pt", ".pth")
+SUFFIXES = (".safetensors", *PICKLED)
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,7 @@ def open_file(path: Path, allow_pickle: bool) -> File:
     if path.suffix == ".safetensors":
         return File(path, _safetensors(path))
     if path.suffix not in PICKLED:
-        raise ModelError(
-            f"{path} is no file of weights: .safetensors, {', '.join(PICKLED)}", "Give such a file, or a folder."
-        )
+        raise ModelError(f"{path} is no file of weights: {', '.join(SUFFIXES)}", "Give such a file, or a folder.")
     if not allow_pickle:
         raise ModelError(
             f"{path} is pickled, which is refused", "Pass `allow_pickle`: torch's restricted unpickler then reads it."
