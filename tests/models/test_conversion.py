@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import importlib
 import json
 import os
 import pickle
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffkit.errors import DiffkitError, ModelError, ResourceError, UsageError
+from diffkit.models import FAMILIES as FAMILY_TABLE
 from diffkit.models import info, load, open_repo
 from diffkit.models.conversion import Options, convert, parts, plan_of
 from diffkit.types import Cond
@@ -28,7 +30,7 @@ from tests.models.test_opening import checkpoint
 from tests.models.test_pickled import pickled
 from tests.models.test_stable_diffusion import add_checker
 from tests.support.families import label_of, make_run
-from tests.support.single_file import sdxl_file, single_file
+from tests.support.single_file import sd3_file, sdxl_file, single_file
 
 UNET = Path("unet") / "diffusion_pytorch_model.safetensors"
 PICKLES = Options(allow_pickle=True)
@@ -106,6 +108,17 @@ def test_one_file_of_sdxl_draws_what_its_pipeline_draws(tmp_path: Path, dtype: s
     with pytest.raises(UsageError) as caught:
         convert(str(tmp_path / "xl.safetensors"), tmp_path / "other", Options())
     assert "stabilityai/stable-diffusion-xl-base-1.0" in caught.value.hint
+
+
+@pytest.mark.skipif("stable_diffusion_3" not in FAMILY_TABLE, reason="the family is not there")
+def test_one_file_of_sd3_without_text_encoders_draws_what_its_pipeline_draws(tmp_path: Path) -> None:
+    make_sd3 = importlib.import_module("tests.models.conftest").make_sd3
+    save_file(sd3_file(make_sd3(tmp_path / "sd3")), tmp_path / "sd3.safetensors")
+    facts = convert(str(tmp_path / "sd3.safetensors"), tmp_path / "out", Options(config=str(tmp_path / "sd3")))
+    origins = {part["name"]: part["from"] for part in facts["parts"]}
+    assert origins["transformer"] == origins["vae"] == str(tmp_path / "sd3.safetensors")
+    assert origins["text_encoder"] == origins["text_encoder_3"] == str(tmp_path / "sd3")
+    assert torch.equal(answer(tmp_path / "out"), answer(tmp_path / "sd3"))
 
 
 def test_the_stock_library_opens_it(one_file: Path) -> None:

@@ -129,3 +129,46 @@ def sdxl_file(parts: Mapping[str, Any]) -> dict[str, Tensor]:
     }
     second = open_clip_state(parts["text_encoder_2"])
     return state | {f"conditioner.embedders.1.model.{name}": value for name, value in second.items()}
+
+
+def _swapped(value: Tensor) -> Tensor:
+    scale, shift = value.chunk(2)
+    return torch.cat([shift, scale])
+
+
+def sd3_file(parts: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors of a Stable Diffusion 3 pipeline as its authors' file without text encoders has them."""
+    state = {f"first_stage_model.{name}": value for name, value in vae_state(parts["vae"]).items()}
+    source = parts["transformer"].state_dict()
+    last = parts["transformer"].config.num_layers - 1
+    plain = {
+        "pos_embed.pos_embed": "pos_embed", "pos_embed.proj": "x_embedder.proj",
+        "time_text_embed.timestep_embedder.linear_1": "t_embedder.mlp.0", "proj_out": "final_layer.linear",
+        "time_text_embed.timestep_embedder.linear_2": "t_embedder.mlp.2",
+        "time_text_embed.text_embedder.linear_1": "y_embedder.mlp.0", "norm_out.linear": "final_layer.adaLN_modulation.1",
+        "time_text_embed.text_embedder.linear_2": "y_embedder.mlp.2",
+    }  # fmt: skip
+    block = {
+        "attn.to_out.0": "x_block.attn.proj", "attn.to_add_out": "context_block.attn.proj",
+        "norm1.linear": "x_block.adaLN_modulation.1", "norm1_context.linear": "context_block.adaLN_modulation.1",
+        "ff.net.0.proj": "x_block.mlp.fc1", "ff.net.2": "x_block.mlp.fc2",
+        "ff_context.net.0.proj": "context_block.mlp.fc1", "ff_context.net.2": "context_block.mlp.fc2",
+    }  # fmt: skip
+    for name, value in source.items():
+        made = name
+        for old, new in plain.items():
+            made = new + made.removeprefix(old) if made == old or made.startswith(f"{old}.") else made
+        if found := re.match(r"transformer_blocks\.(\d+)\.(.*)\.(weight|bias)", name):
+            place, inner, end = f"joint_blocks.{found[1]}", found[2], found[3]
+            if inner in ("attn.to_q", "attn.add_q_proj"):
+                three = [source[name.replace("_q", f"_{one}")] for one in "qkv"]
+                made = f"{place}.{'x' if inner == 'attn.to_q' else 'context'}_block.attn.qkv.{end}"
+                value = torch.cat(three)
+            elif inner in block:
+                made = f"{place}.{block[inner]}.{end}"
+            else:
+                continue
+        if name.startswith(("norm_out.linear", f"transformer_blocks.{last}.norm1_context")):
+            value = _swapped(value)
+        state[f"model.diffusion_model.{made}"] = value.clone().contiguous()
+    return state
