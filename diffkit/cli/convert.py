@@ -22,10 +22,16 @@ Config = Annotated[
     typer.Option(
         "--config",
         metavar="FOLDER_OR_ID",
-        help="The pipeline that lends what SOURCE has not: configurations, tokenizers, scheduler, VAE.",
+        help="The pipeline that lends what SOURCE has not: configurations, tokenizers, VAE; PixNerd: its text encoder.",
     ),
 ]
 NoEma = Annotated[bool, typer.Option("--no-ema", help="Take the last weights, not their average.")]
+Size = Annotated[
+    int | None,
+    typer.Option(
+        "--size", min=16, max=4096, help="Side of a PixNerd's pictures: 512 with text, 256 by class when left out."
+    ),
+]
 Kind = Annotated[
     Literal["fp32", "fp16", "bf16"] | None,
     typer.Option("--dtype", help="The type of the weights that are written; as in SOURCE when left out."),
@@ -45,6 +51,7 @@ def convert(
     source: Source,
     out: Target,
     config: Config = None,
+    size: Size = None,
     no_ema: NoEma = False,
     dtype: Kind = None,
     allow_pickle: Pickle = False,
@@ -54,9 +61,9 @@ def convert(
 ) -> Output:
     """Write a foreign checkpoint as a diffusers folder in safetensors.
 
-    A file of Stable Diffusion, SDXL or SD3 (with --config; its original YAML is not taken, since diffusers would then
-    ask the network), a checkpoint of diffusers' training scripts, or a pipeline of .bin weights. OUT is written whole
-    or not at all.
+    A checkpoint of PixNerd; a file of Stable Diffusion, SDXL or SD3 (with --config; its original YAML is not taken,
+    since diffusers would then ask the network); a checkpoint of diffusers' training scripts; or a pipeline of .bin
+    weights. OUT is written whole or not at all.
     """
     import time
 
@@ -64,7 +71,12 @@ def convert(
 
     began = time.perf_counter()
     how = conversion.Options(
-        config=config or "", revision=revision, ema=not no_ema, dtype=dtype or "", allow_pickle=allow_pickle
+        config=config or "",
+        revision=revision,
+        size=size or 0,
+        ema=not no_ema,
+        dtype=dtype or "",
+        allow_pickle=allow_pickle,
     )
     facts = conversion.convert(source, out, how, overwrite=overwrite, dry_run=dry_run)
     facts["seconds"] = {"total": round(time.perf_counter() - began, 3)}

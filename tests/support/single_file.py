@@ -145,8 +145,9 @@ def sd3_file(parts: Mapping[str, Any]) -> dict[str, Tensor]:
         "pos_embed.pos_embed": "pos_embed", "pos_embed.proj": "x_embedder.proj",
         "time_text_embed.timestep_embedder.linear_1": "t_embedder.mlp.0", "proj_out": "final_layer.linear",
         "time_text_embed.timestep_embedder.linear_2": "t_embedder.mlp.2",
-        "time_text_embed.text_embedder.linear_1": "y_embedder.mlp.0", "norm_out.linear": "final_layer.adaLN_modulation.1",
+        "time_text_embed.text_embedder.linear_1": "y_embedder.mlp.0",
         "time_text_embed.text_embedder.linear_2": "y_embedder.mlp.2",
+        "norm_out.linear": "final_layer.adaLN_modulation.1",
     }  # fmt: skip
     block = {
         "attn.to_out.0": "x_block.attn.proj", "attn.to_add_out": "context_block.attn.proj",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffkit import models
 from diffkit.errors import ModelError, ResourceError, UsageError
-from diffkit.models.conversion import checkpoint, pipeline, single_file
+from diffkit.models.conversion import checkpoint, pipeline, pixnerd, single_file
 from diffkit.models.conversion.parts import Plan, weights_type
 from diffkit.models.conversion.source import SUFFIXES, File, Options, open_file, unknown
 from diffkit.models.hub import open_repo
@@ -44,6 +44,7 @@ class Row:
 
 
 ROWS = (
+    Row("a checkpoint of PixNerd", pixnerd.matches, pixnerd.plan),
     Row("a Stable Diffusion, SDXL or SD3 checkpoint in one file", single_file.is_single_file, single_file.plan),
 )  # fmt: skip
 
@@ -65,7 +66,11 @@ def plan_of(source: str, options: Options) -> Plan:
         row = next((row for row in ROWS if row.matches(file)), None)
         if row is None:
             raise unknown(file, "; ".join(row.name for row in ROWS))
+        if options.size and row.plan is not pixnerd.plan:
+            raise UsageError(f"`size` is not asked for: {source} is {row.name}, which says it", "Leave `size` out.")
         return row.plan(file, options)
+    if options.size:
+        raise UsageError(f"`size` is for checkpoints of PixNerd; {source} says its own", "Leave `size` out.")
     if path.suffix in SUFFIXES and not path.exists():
         raise ModelError(f"{source}: no such file", "Check the path.")
     if path.is_dir():

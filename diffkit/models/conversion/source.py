@@ -28,6 +28,7 @@ class Options:
     Attributes:
         config: Folder or Hub id of the pipeline that lends what the source has not; "" for none.
         revision: Of the source, where it is on the Hub.
+        size: Side of its pictures in pixels, of a PixNerd, whose file does not tell; 0 for its usual one.
         ema: Take the average of the weights where there is one.
         dtype: Number type of what is written: fp32, fp16 or bf16; "" for that of the source.
         allow_pickle: Also read pickled weights, by torch's restricted unpickler.
@@ -35,6 +36,7 @@ class Options:
 
     config: str = ""
     revision: str | None = None
+    size: int = 0
     ema: bool = True
     dtype: str = ""
     allow_pickle: bool = False
