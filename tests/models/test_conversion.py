@@ -287,6 +287,8 @@ def test_a_pipeline_of_pickles_draws_the_same_in_safetensors(
     convert(str(source), tmp_path / "out", PICKLES)
     assert torch.equal(answer(tmp_path / "out", label), expected)
     assert not list((tmp_path / "out").rglob("*.bin"))
+    with pytest.raises(UsageError, match="whole model"):
+        convert(str(source), tmp_path / "other", Options(allow_pickle=True, config=str(source)))
     # A second time there is nothing to do, but for another number type.
     with pytest.raises(UsageError, match="nothing to convert"):
         convert(str(tmp_path / "out"), tmp_path / "again", Options())
@@ -437,7 +439,11 @@ def test_a_truncated_source_makes_nothing(one_file: Path, name: str, kept: float
     victim.write_bytes(victim.read_bytes()[: int(kept * victim.stat().st_size)])
     before = {path.name for path in one_file.iterdir()}
     with pytest.raises(ModelError):
-        convert(str(source), one_file / "out", Options(config="" if name == "sd" else "tiny", allow_pickle=True))
+        convert(
+            str(source),
+            one_file / "out",
+            Options(config="" if name == "sd" else str(one_file / "sd"), allow_pickle=True),
+        )
     assert nothing_left(one_file, *before)
 
 

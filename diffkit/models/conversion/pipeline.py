@@ -17,9 +17,11 @@ def plan(repo: Repo, options: Options) -> Plan:
     """Plan the conversion of an opened repository; the layout stays as it is.
 
     Raises:
-        UsageError: There is nothing to convert.
+        UsageError: There is nothing to convert, or a pipeline is named that is not needed.
         ModelError: It is no model that can be loaded, or its weights are pickled and that is not allowed.
     """
+    if options.config:
+        raise UsageError(f"`config` is not asked for: {repo.id} is a whole model", "Leave `config` out.")
     known = models.info(repo)
     folders = component_folders(repo)
     weighted = [folder for folder in folders if stem_of(repo, folder)]
