@@ -82,11 +82,13 @@ def _facts(curve: Curve) -> dict[str, Any]:
 
 
 def _lines(curve: Curve) -> list[str]:
+    # A flow's signal is the courses' time, 1 - sigma; it has no beta.
+    names = ("sqrt(abar)", "sqrt(1-abar)", "beta") if curve.beta else ("time=1-sigma", "noise", "")
     lines = [
         f"{curve.name}   {curve.about}",
-        f"{'t':>8}{'sqrt(abar)':>13}{'sqrt(1-abar)':>14}{'log SNR':>10}{'beta':>11}",
+        f"{'t':>8}{names[0]:>13}{names[1]:>14}{'log SNR':>10}{names[2]:>11}".rstrip(),
     ]
     beta = curve.beta or (None,) * len(curve.timesteps)
     for t, signal, noise, ratio, b in zip(curve.timesteps, curve.signal, curve.noise, curve.log_snr, beta, strict=True):
-        lines.append(f"{t:>8g}{signal:>13.5f}{noise:>14.5f}{ratio:>10.3f}" + (f"{b:>11.3g}" if b is not None else "-"))
+        lines.append(f"{t:>8g}{signal:>13.5f}{noise:>14.5f}{ratio:>10.3f}" + (f"{b:>11.3g}" if b is not None else ""))
     return [*lines, ""]

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from diffkit.engine.samplers import is_flow
+from diffkit.engine.flows import is_flow, noise_scale
 from diffkit.engine.schedules import SCHEDULES, make_noise_scheduler
 from diffkit.errors import UsageError
 from diffkit.recipes.schema import NoiseSpec
@@ -26,7 +26,7 @@ class Curve:
         about: One line: what it is, and where from.
         timesteps: The levels' timesteps: 0..T-1, and 1..T of a flow.
         signal: sqrt(abar), what is left of the picture.
-        noise: sqrt(1 - abar), the share of the noise; of a flow the place on the line, where signal is 1 - noise.
+        noise: sqrt(1 - abar), the share of the noise; of a flow sigma, where signal is 1 - sigma, times its scale.
         log_snr: log(signal^2 / noise^2); infinite where one of them is 0.
         beta: 1 - abar_t / abar_(t-1); empty for a flow, which has none.
     """
@@ -65,8 +65,11 @@ def curve_of(scheduler: SchedulerMixin, name: str, about: str = "") -> Curve:
 
     levels = int(scheduler.config.num_train_timesteps)
     if is_flow(scheduler):
-        noise = scheduler.sigmas.double()[:levels].flip(0)
-        signal, times, beta = 1 - noise, noise * levels, torch.zeros(0)
+        # Every level that the model knows; a multistep solver's sigmas are not a flow's before a grid is set.
+        grid = scheduler.sigmas.double()[:levels].flip(0) if "shift" in scheduler.config else None
+        place = torch.arange(1, levels + 1).double() / levels if grid is None else grid
+        signal, noise = 1 - place, noise_scale(scheduler) * place
+        times, beta = place * levels, torch.zeros(0)
     else:
         abar = scheduler.alphas_cumprod.double()
         signal, noise = abar.sqrt(), (1 - abar).sqrt()

@@ -142,6 +142,21 @@ def flow_time(scheduler: SchedulerMixin, t: Tensor | float) -> float:
     return signal / (signal + noise)
 
 
+def course_time(scheduler: SchedulerMixin, t: Tensor | float) -> float | None:
+    """Return a flow's time at a timestep as the courses count it, 1 - sigma: 0 noise, 1 picture; None for diffusion.
+
+    diffusers counts sigma = t / T from 0 (picture) to 1 (noise), and predicts eps - x0; the courses and PixNerd count
+    the other way, and predict x0 - eps (`predictions.velocity_from`).
+    """
+    return 1.0 - float(t) / scheduler.config.num_train_timesteps if is_flow(scheduler) else None
+
+
+def timestep_text(scheduler: SchedulerMixin, t: Tensor | float) -> str:
+    """Say a timestep for people: "t=250"; of a flow in both conventions, "t=250 (sigma 0.25, time 0.75)"."""
+    time, text = course_time(scheduler, t), f"t={float(t):g}"
+    return text if time is None else f"{text} (sigma {1.0 - time:.3g}, time {time:.3g})"
+
+
 def timestep_at(scheduler: SchedulerMixin, time: float) -> int:
     """Return the timestep whose flow time is nearest, of 0..T-1 (of a flow 1..T).
 

@@ -198,7 +198,7 @@ class PictureJob(Job, Hooks):
     @cached_property
     def settings(self) -> Settings:
         """How pictures are drawn, as the engine takes it; of fields that a command does not have the defaults."""
-        same = ("scheduler", "steps", "spacing", "eta", "stop_noise_after", "guidance", "max_batch")
+        same = ("scheduler", "steps", "spacing", "shift", "eta", "stop_noise_after", "guidance", "max_batch")
         own = {key: getattr(self, key) for key in same if key in type(self).model_fields}
         return Settings(negative=self.negative_prompt, interval=interval(self.guidance_interval), **own)
 

@@ -131,7 +131,7 @@ class Denoise(OneImage, OnePrompt, Many, Eta, name="denoise", hub=DEEPFLOYD):
 
     def draw(self, model: Model, batch: Batch) -> Drawing:
         """Draw one table per seed; the PSNR is their mean."""
-        from diffkit.engine.levels import level
+        from diffkit.engine.levels import level, timestep_text
         from diffkit.engine.sampling import fresh_noise
         from diffkit.models.conditioning import conditioned
         from diffkit.pictures.quality import psnr
@@ -144,7 +144,8 @@ class Denoise(OneImage, OnePrompt, Many, Eta, name="denoise", hub=DEEPFLOYD):
             white = _white(model, image)  # of the network's samples, what 1 is of pixels from 0 to 1
             levels = [(f"sigma={sigma:g}", f"{sigma:g}", 0, 1.0, white * sigma) for sigma in self.sigmas()]
         else:
-            levels = [(f"t={t}", str(t), t, *level(model.scheduler, t)) for t in self.levels()]
+            base = model.scheduler
+            levels = [(timestep_text(base, t), str(t), t, *level(base, t)) for t in self.levels()]
         scores: dict[str, dict[str, float]] = {name: {} for name in self.shown(model.info)}
         rows: list[list[tuple[str, Tensor]]] = [[] for _ in batch.seeds]
         for label, key, t, signal, share in levels:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
+from diffkit.engine.levels import course_time
 from diffkit.jobs.output import Result
 from diffkit.jobs.rows import Prepared, batches_of
 from diffkit.jobs.shared import Batched
@@ -46,14 +48,22 @@ def estimate(prepared: Prepared) -> Result:
         *(f"{name.replace('_', ' '):<11} {count}" for name, count in extra.items()),
         f"parameters  {_size(parameters)}",
         *(f"{name:<11} {_size(count)}" for name, count in parts.items()),
-        "timesteps   " + ", ".join(f"{t:g}" for t in visited[:100]) + (" ..." * (len(visited) > 100)),
+        "timesteps   " + _listed(visited, 6),
     ]
+    times = [time for t in visited if (time := course_time(info.scheduler, t)) is not None]
+    if times:
+        lines += ["sigma       " + _listed([1.0 - time for time in times]) + " (1 noise, 0 picture)"]
+        lines += ["time        " + _listed(times) + " (1 - sigma, as the courses count)"]
     lines += [
         f"stage       {stage['model']}: {stage['steps']} steps, {stage['parameters'] / 1e6:.2f} M parameters"
         for stage in stages
     ]
     lines += [f"not counted {facts['uncounted']}"] if "uncounted" in facts else []
     return Result(facts, lines)
+
+
+def _listed(numbers: Sequence[float], digits: int = 4) -> str:
+    return ", ".join(f"{number:.{digits}g}" for number in numbers[:100]) + (" ..." * (len(numbers) > 100))
 
 
 def _size(parameters: int) -> str:

@@ -103,12 +103,12 @@ class Noise(Job, name="noise"):
             "signal": {str(one.t): one.signal for one in levels}, "noise": {str(one.t): one.noise for one in levels},
             "seconds": {"total": round(time.perf_counter() - began, 3)},
         }  # fmt: skip
-        lines = [f"{one.label}: signal {one.signal:.3f}" for one in levels]
+        lines = [f"{one.said or one.label}: signal {one.signal:.3f}" for one in levels]
         return Result(payload, lines + [f"picture  {path}" for path in paths], pictures)
 
     def amounts(self) -> tuple[str, list[Amount]]:
         """Return what the levels are called, and how much signal and noise each has."""
-        from diffkit.engine.levels import level
+        from diffkit.engine.levels import level, timestep_text
         from diffkit.jobs.denoise import check_levels
 
         if self.times is not None:
@@ -119,7 +119,7 @@ class Noise(Job, name="noise"):
         last = int(scheduler.config.num_train_timesteps) - 1
         levels = [last * k // 5 for k in range(6)] if self.timesteps is None else numbers(self.timesteps, "", "")
         check_levels(scheduler, levels)
-        return name, [Amount("t", t, *level(scheduler, t)) for t in levels]
+        return name, [Amount("t", t, *level(scheduler, t), timestep_text(scheduler, t)) for t in levels]
 
     def strip(self, levels: list[Amount], seed: int) -> Image.Image:
         """Draw the image at every level, with the same noise."""
@@ -142,12 +142,13 @@ class Noise(Job, name="noise"):
 
 @dataclass(frozen=True)
 class Amount:
-    """One level: what counts it (t or sigma), its number, its shares of picture and noise."""
+    """One level: what counts it (t or sigma), its number, its shares of picture and noise, and how it is printed."""
 
     name: str
     t: float
     signal: float
     noise: float
+    said: str = ""
 
     @property
     def label(self) -> str:

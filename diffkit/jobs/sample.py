@@ -153,6 +153,7 @@ class Sample(Batched, Steps, Eta, Guided, name="sample", hub=STABLE_DIFFUSION):
             self.scheduler,
             self.steps,
             self.spacing,
+            self.shift,
             self.timesteps,
             self.stop_noise_after,
             self.guidance_interval,
@@ -160,8 +161,8 @@ class Sample(Batched, Steps, Eta, Guided, name="sample", hub=STABLE_DIFFUSION):
         if any(value is not None for value in asked) or self.eta:
             raise UsageError(
                 "this model is a one-step denoiser: it has no sampling steps to choose",
-                "Leave `scheduler`, `steps`, `spacing`, `timesteps`, `eta`, `stop_noise_after`, `guidance_interval`"
-                " out.",
+                "Leave `scheduler`, `steps`, `spacing`, `shift`, `timesteps`, `eta`, `stop_noise_after`,"
+                " `guidance_interval` out.",
             )
 
     def loading(self) -> LoadOptions:
@@ -202,13 +203,14 @@ class Sample(Batched, Steps, Eta, Guided, name="sample", hub=STABLE_DIFFUSION):
         """Pass steps on; put the first picture's state after every N-th on the sheet, its estimate of x0 below."""
         import torch
 
+        from diffkit.engine.levels import timestep_text
         from diffkit.pictures.tensors import from_tensor
 
         for step in steps:
             if self.states is not None and (step.index % self.states == 0 or step.index + 1 == step.total):
                 with torch.no_grad():
                     parts = [model.codec.decode(x[:1]).float().cpu() for x in (step.x, step.x0) if x is not None]
-                sheet.append((f"t={float(step.t):g}", from_tensor(torch.cat(parts, dim=2))[0]))
+                sheet.append((timestep_text(model.scheduler, step.t), from_tensor(torch.cat(parts, dim=2))[0]))
             yield step
 
     def steps_of(self, model: Model, batch: Batch) -> Iterator[Step]:

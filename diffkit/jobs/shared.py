@@ -25,6 +25,12 @@ class Steps(PictureJob):
 
     steps: int | None = Field(None, ge=1, description="Sampling steps.")
     spacing: str | None = Field(None, description="Of the grid: leading, trailing or linspace.")
+    shift: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Of flow models: above 1 more steps where there is much noise; the model's own when left out.",
+    )
 
     def defaults(self, info: ModelInfo) -> dict[str, Any]:
         """Add the number of steps that suits the model, or else the sampler."""

@@ -7,13 +7,14 @@ any weights are read. Which fields a family has, and what they mean, is the fami
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import diffusers
 
-from diffkit.engine.samplers import is_flow
+from diffkit.engine.flows import FLOW_FIELDS, is_flow
 from diffkit.errors import ModelError
 from diffkit.models.meta import FILE, RunMeta
 from diffkit.models.repo import Repo
@@ -270,11 +271,18 @@ def _make_scheduler(name: str, config: Mapping[str, Any], where: str) -> Schedul
         if config.get("prediction_type", meant) != meant:
             raise wrong(where, "predict_epsilon", old, f"what fits prediction_type {config['prediction_type']!r}")
         config = {**config, "prediction_type": meant}
+    # What diffkit adds to a flow's configuration: diffusers would keep it, and say each time that it ignores it.
+    added = {key: config[key] for key in FLOW_FIELDS if key in config and name.startswith("FlowMatch")}
+    for key, least in (("noise_scale", 0.0), ("least_sigma", 0.0), ("mu", -math.inf)):
+        value = added.get(key)
+        if value is not None and not (isinstance(value, int | float) and least <= value < math.inf):
+            raise wrong(where, key, value, "a finite number" + (", 0 or more" if least == 0 else ""))
     try:
-        made: SchedulerMixin = cls.from_config(config)
+        made: SchedulerMixin = cls.from_config({key: value for key, value in config.items() if key not in added})
     except (ValueError, TypeError, NotImplementedError, ArithmeticError, LookupError, RuntimeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(f"{where}: no {name} can be made of it: {reason}", "Put the configuration right.") from None
+    made.register_to_config(**added)
     _check_levels(made, where)
     return made
 

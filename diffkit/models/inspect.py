@@ -25,7 +25,10 @@ _NETWORK = (
     "num_layers", "patch_size", "num_attention_heads", "attention_head_dim",
 )  # fmt: skip
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of batch normalizations
-_SCHEDULER = ("num_train_timesteps", "beta_schedule", "prediction_type", "variance_type", "timestep_spacing")
+_SCHEDULER = (
+    "num_train_timesteps", "beta_schedule", "prediction_type", "variance_type", "timestep_spacing", "shift",
+    "use_dynamic_shifting", "noise_scale",
+)  # fmt: skip
 
 
 def describe(repo: Repo) -> dict[str, Any]:
