@@ -39,12 +39,12 @@ class Gaussian(Known):
 
     def __init__(
         self, kind: str = "epsilon", spread: float = 0.0, *, classes: int | None = None, null: bool = True,
-        learned: bool = False,
+        learned: bool = False, noise: str = "normal",
     ) -> None:  # fmt: skip
         shape = (1, SIDE, SIDE)
         self.info = info_of(
             shape, make_noise_scheduler(NoiseSpec(prediction=kind)), null=null,
-            classes=tuple(str(k) for k in range(classes or 0)), conditioning="class" if classes else "text",
+            classes=tuple(str(k) for k in range(classes or 0)), conditioning="class" if classes else "text", noise=noise,
         )  # fmt: skip
         self.codec = PixelCodec(SIDE, SIDE)
         self.means = torch.randn(4, *shape, generator=torch.Generator().manual_seed(1)).clamp(-1, 1)
@@ -244,6 +244,38 @@ def test_large_samples_come_in_small_batches() -> None:
     model.calls.clear()
     torch.testing.assert_close(parse_scorer("model", model=model, max_batch=2).score(images, ["0", "1"]), whole)
     assert max(len(x) for x, _, _ in model.calls) == 2
+
+
+class Inside(Gaussian):
+    """A model of one picture per prompt that was trained on noise in [0, 1] alone, and answers other noise by it.
+
+    Whatever the noise in a sample lies outside of that range, no training has shown: there the answer is off by it.
+    """
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Prediction:
+        signal, share = network_level(self.scheduler, t)
+        mean = self.means[cond.tensors["class_labels"]]
+        noise = (x - signal * mean) / share
+        self.calls.append((noise, t, cond.tensors["class_labels"]))
+        return Prediction(out_of(mean + noise - noise.clamp(0, 1), x, t, self.scheduler))
+
+
+def test_a_model_of_uniform_noise_is_shown_no_other() -> None:
+    """Each picture is the one that its prompt stands for, so the noise that a call holds is known, and the error is 0."""
+    angles = [50.0, 70.0, 80.0]
+    errors = {}
+    for kind in ("uniform", "normal"):
+        model = Inside("flow", noise=kind)
+        rows = torch.arange(3)[:, None]
+        errors[kind] = denoising_errors(model, model.means[:3], model.encode(["0", "1", "2"]), angles, seed=0, rows=rows)
+        noise = torch.cat([x.flatten() for x, _, _ in model.calls])
+        assert (float(noise.min()) > -1e-4 and float(noise.max()) < 1 + 1e-4) is (kind == "uniform")
+        assert float(noise.mean()) == pytest.approx(0.5 if kind == "uniform" else 0.0, abs=0.08)
+    assert float(errors["uniform"].max()) < 1e-6
+    assert float(errors["normal"].min()) > 0.1
+    model = Inside("flow", noise="uniform")
+    found = DiffusionScorer(model=model).score(model.means[:3], ["0", "1", "2"])
+    assert found.argmax(1).tolist() == [0, 1, 2]
 
 
 # --- families

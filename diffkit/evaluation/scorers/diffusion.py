@@ -20,6 +20,7 @@ from torch import Tensor
 
 from diffkit.engine.levels import network_level, x0_of
 from diffkit.engine.samplers import is_flow
+from diffkit.engine.sampling import draw_noise
 from diffkit.errors import UsageError
 from diffkit.evaluation.scorers.base import CHUNK, SCORERS
 from diffkit.models import info, load, open_repo
@@ -143,7 +144,8 @@ def denoising_errors(
         *(x0_of(*pair, levels, scheduler) for pair in ((zero, one), (one, zero))),
     ]
     signal, share, of_x, of_out = (torch.as_tensor(part).to(clean) for part in parts)
-    noise = torch.randn(len(angles), *clean.shape[1:], generator=torch.Generator().manual_seed(seed)).to(clean)
+    dice, shape = torch.Generator().manual_seed(seed), (len(angles), *clean.shape[1:])
+    noise = draw_noise(shape, [dice], kind=judge.info.noise)[0].to(clean)  # the one kind that the network knows
     if rows is None:
         rows = torch.arange(next(iter(cond.tensors.values())).shape[0]).expand(len(clean), -1)
     which, levels, sizes = rows.to(clean.device), levels.to(clean.device), (*rows.shape, len(angles))
