@@ -1,7 +1,7 @@
 """Pieces of work: what is drawn, trained or printed, each by a command of its own, kept where it was made.
 
-A piece knows its key, from which its folder is named: made once, it is found again. The folder is written beside and
-renamed, so that it is there whole or not at all.
+A piece knows its key, from which and from the code its folder is named: made once, it is found again, until either
+changes. The folder is written beside and renamed, so that it is there whole or not at all.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from diffkit.jobs import job_class
 from diffkit.jobs.base import Job, PictureJob, build
 from diffkit.jobs.command import command_line
 from diffkit.jobs.options import Run, Watch
+from diffkit.lab.code import code_digest
 from diffkit.pictures.files import file_digest, write_whole
 
 if TYPE_CHECKING:
@@ -101,10 +102,8 @@ class Piece(Protocol):
 
 
 def digest(piece: Piece) -> str:
-    """Return what a piece's folder is named by: its key and the version, hashed."""
-    from diffkit import __version__
-
-    text = json.dumps({"version": __version__, **piece.key}, sort_keys=True, ensure_ascii=False, default=str)
+    """Return what a piece's folder is named by: its key and the code that makes it, hashed."""
+    text = json.dumps({"code": code_digest(), **piece.key}, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

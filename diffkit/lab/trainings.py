@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffkit.errors import UsageError
 from diffkit.jobs.command import option_words, words_line
+from diffkit.lab.code import code_digest
 from diffkit.lab.pieces import Bench, Drawing, Shown
 from diffkit.lab.section import Cannot, Lab
 from diffkit.recipes.reading import load_recipe
@@ -45,8 +46,8 @@ class Training:
 
     @cached_property
     def folder(self) -> Path:
-        """The run's folder, which another recipe never gets."""
-        text = json.dumps(self._plain.model_dump(mode="json"), sort_keys=True)
+        """The run's folder, which another recipe, or other code, never gets."""
+        text = json.dumps([code_digest(), self._plain.model_dump(mode="json")], sort_keys=True)
         return self.root / f"{self.recipe}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
     @cached_property

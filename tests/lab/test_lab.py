@@ -22,6 +22,7 @@ from diffkit.lab.report import formula
 from diffkit.lab.run import planned, report
 from diffkit.lab.section import Cannot, Lab, Plan, Section, Table, section
 from diffkit.lab.setup import Asked, set_up
+from diffkit.lab.trainings import train
 from tests.support.families import make_run
 
 COURSES = [(course, year) for course, years in ROWS.items() for year in years]
@@ -217,6 +218,36 @@ def test_what_was_made_is_not_drawn_again_after_an_interruption(tmp_path: Path, 
     report(lab, three, out, Bench())
     assert drawn == [1, 2, 3]
     assert out.read_text() == first
+
+
+def test_what_older_code_has_made_is_made_anew(tmp_path: Path, drawn: list[int], monkeypatch: Any) -> None:
+    """Sources stand for the package's: a change where pieces are made counts, one where they are asked for does not."""
+    from diffkit.lab import code
+
+    source = tmp_path / "package"
+    for name in ("engine/sampling.py", "lab/pieces.py", "lab/report.py", "cli/lab.py"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text("x = 1\n")
+    monkeypatch.setattr(code, "PACKAGE", source)
+    lab, one = lab_of("cs180", 2024), [_made_up("one", 0)]
+    folders = set()
+
+    def again() -> int:
+        code.code_digest.cache_clear()
+        report(lab, one, tmp_path / "r.html", Bench())
+        folders.add(train(lab, "cs180-one-step").folder)
+        return len(drawn)
+
+    try:
+        assert [again(), again()] == [1, 1]
+        for name, count in (("lab/report.py", 1), ("cli/lab.py", 1), ("engine/sampling.py", 2), ("lab/pieces.py", 3)):
+            (source / name).write_text("x = 2\n")
+            assert (name, again()) == (name, count)
+        (source / "engine/sampling.py").rename(source / "engine/grids.py")
+        assert again() == 4
+        assert len(folders) == 4, "a training by other code has a folder of its own"
+    finally:
+        code.code_digest.cache_clear()
 
 
 def test_a_half_made_piece_is_made_again(tmp_path: Path, drawn: list[int]) -> None:
