@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from diffkit.engine.levels import x0_of
+from diffkit.engine.estimates import Remembered
 from diffkit.engine.samplers import is_memoryless
 from diffkit.engine.sampling import denoise, generators, pure_noise
 from diffkit.engine.settings import Settings
@@ -29,10 +29,10 @@ from diffkit.illusions.drawing import (
 from diffkit.illusions.halving import CUTS, Stretch, candidate_seeds, halving_plan
 from diffkit.illusions.scoring import alignment, concealment
 from diffkit.models.base import WrappedModel
-from diffkit.types import Cond, Denoiser, Model, Prediction, Step
+from diffkit.types import Cond, Model, Prediction, Step
 
 if TYPE_CHECKING:
-    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+    pass
 
 LOG = logging.getLogger("diffkit.illusions")
 
@@ -240,7 +240,7 @@ def _advance(
     random = [row.random for row in rows]
     known = [row.x for row in rows if row.x is not None]
     x = torch.cat(known) if known else pure_noise(scheduler, model.noise(random))
-    watched = _Watched(shared_net(model, task.composition, task.prompted([row.seed for row in rows]), scheduler))
+    watched = Remembered(shared_net(model, task.composition, task.prompted([row.seed for row in rows]), scheduler))
     silent = settings.stop_noise_after
     clean: Tensor | None = None
     for step in denoise(
@@ -256,20 +256,3 @@ def _advance(
     if not last:
         x = watched.clean(scheduler) if clean is None else clean
     return finished_pictures(model, task.composition, x, estimate=not last)
-
-
-class _Watched:
-    """A denoiser that remembers its last answer, for schedulers that do not say what the clean estimate was."""
-
-    def __init__(self, net: Denoiser) -> None:
-        self.net = net
-        self.last: tuple[Tensor, Tensor, Tensor] | None = None
-
-    def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Prediction:
-        prediction = self.net(x, t, cond)
-        self.last = prediction.out, x, t
-        return prediction
-
-    def clean(self, scheduler: SchedulerMixin) -> Tensor:
-        assert self.last is not None
-        return x0_of(*self.last, scheduler)

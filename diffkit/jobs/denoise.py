@@ -238,7 +238,12 @@ def _add(
 
     for k, row in enumerate(rows):
         row += [(name, pictures[k]) for name, pictures in first]
-        row += [(f"{n.replace('_', ' ')} {psnr(p[k : k + 1], clean):.1f} dB", p[k]) for n, p in found.items()]
+        row += [(f"{n.replace('_', ' ')} {_decibels(psnr(p[k : k + 1], clean))}", p[k]) for n, p in found.items()]
+
+
+def _decibels(value: float) -> str:
+    """A PSNR in dB; above 60 hardly a pixel differs when it is written in 8 bits."""
+    return "over 60 dB" if value > 60 else f"{value:.1f} dB"
 
 
 def check_levels(scheduler: SchedulerMixin, timesteps: Sequence[int]) -> None:

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field
 
-from diffkit.engine.settings import Settings, seeds_from
+from diffkit.engine.settings import seeds_from
 from diffkit.errors import UsageError
 from diffkit.jobs.base import STABLE_DIFFUSION, arg
 from diffkit.jobs.batch import Batch, Drawing, Drawn, Row
 from diffkit.jobs.choose import DEFAULT_RUN, default_run
-from diffkit.jobs.fields import WITH_COMMAS, numbers, opt, whole_numbers
+from diffkit.jobs.fields import opt
 from diffkit.jobs.guides import Guided
-from diffkit.jobs.shared import MOST_PICTURES, Batched, Eta, Steps, check_label
+from diffkit.jobs.shared import MOST_PICTURES, Batched, Eta, Grid, check_label
 from diffkit.models.classes import class_label
 from diffkit.types import Model, ModelInfo, Step
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
     from diffkit.models import LoadOptions
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 EXAMPLES = ("a red heart", "a handwritten three", "the letter R", "a green tree", "the blue letter K", "an orange star")
 
 
-class Sample(Batched, Steps, Eta, Guided, name="sample", hub=STABLE_DIFFUSION):
+class Sample(Batched, Grid, Eta, Guided, name="sample", hub=STABLE_DIFFUSION):
     """Draw pictures from noise: of a class (`--class all` draws one of each) or a prompt, as the model takes them.
 
     Sources: Ho et al., arXiv:2006.11239; Song et al., arXiv:2010.02502.
     """
 
     per_picture: ClassVar[frozenset[str]] = frozenset({"classes", "prompt", "negative_prompt", "guidance"})
-    offers: ClassVar[frozenset[str]] = Steps.offers | {"columns"}
+    offers: ClassVar[frozenset[str]] = Grid.offers | {"columns"}
     cell_side: ClassVar[int] = 64
 
     model: Annotated[str | None, arg("[MODEL]")] = Field(
@@ -49,9 +49,6 @@ class Sample(Batched, Steps, Eta, Guided, name="sample", hub=STABLE_DIFFUSION):
     )
     prompt: Annotated[tuple[str, ...] | None, opt("prompt", "p")] = Field(
         None, description="What to draw, in words; may be repeated."
-    )
-    timesteps: Annotated[str | None, WITH_COMMAS, whole_numbers("999,750,500,250,0")] = Field(
-        None, description="The grid itself: descending, 999,750,500,250,0."
     )
     stop_noise_after: Annotated[int | None, opt(metavar="N")] = Field(
         None, ge=0, description="No fresh noise after N steps."
@@ -79,12 +76,6 @@ class Sample(Batched, Steps, Eta, Guided, name="sample", hub=STABLE_DIFFUSION):
             elif isinstance(given, tuple):
                 folded[key] = tuple(str(one) if isinstance(one, int) else one for one in given)
         return folded
-
-    @cached_property
-    def settings(self) -> Settings:
-        """Those of all commands, with the grid."""
-        grid = None if self.timesteps is None else tuple(numbers(self.timesteps, "timesteps", ""))
-        return replace(super().settings, timesteps=grid)
 
     def words(self) -> list[str]:
         return [*(self.prompt or ()), *super().words()]
@@ -196,11 +187,16 @@ class Sample(Batched, Steps, Eta, Guided, name="sample", hub=STABLE_DIFFUSION):
         from diffkit.pictures.tensors import from_tensor
 
         sheet: list[tuple[str, Image.Image]] = []
-        x = yield from take(self._shown(self.steps_of(model, batch), model, sheet))
+        x = yield from take(self.steps_of(model, batch, sheet))
         return Drawn(from_tensor(finished(model, x)), sheet=sheet)
 
-    def _shown(self, steps: Iterator[Step], model: Model, sheet: list[tuple[str, Image.Image]]) -> Iterator[Step]:
-        """Pass steps on; put the first picture's state after every N-th on the sheet, its estimate of x0 below."""
+    def _shown(
+        self, steps: Iterator[Step], model: Model, sheet: list[tuple[str, Image.Image]], clean: Callable[[], Tensor]
+    ) -> Iterator[Step]:
+        """Pass steps on; put the first picture's state after every N-th on the sheet, its estimate of x0 below.
+
+        Of schedulers that do not give that estimate `clean` does.
+        """
         import torch
 
         from diffkit.engine.levels import timestep_text
@@ -208,18 +204,20 @@ class Sample(Batched, Steps, Eta, Guided, name="sample", hub=STABLE_DIFFUSION):
 
         for step in steps:
             if self.states is not None and (step.index % self.states == 0 or step.index + 1 == step.total):
+                estimate = clean() if step.x0 is None else step.x0
                 with torch.no_grad():
-                    parts = [model.codec.decode(x[:1]).float().cpu() for x in (step.x, step.x0) if x is not None]
+                    parts = [model.codec.decode(x[:1]).float().cpu() for x in (step.x, estimate)]
                 sheet.append((timestep_text(model.scheduler, step.t), from_tensor(torch.cat(parts, dim=2))[0]))
             yield step
 
-    def steps_of(self, model: Model, batch: Batch) -> Iterator[Step]:
-        """Draw one batch, step by step.
+    def steps_of(self, model: Model, batch: Batch, sheet: list[tuple[str, Image.Image]]) -> Iterator[Step]:
+        """Draw one batch, step by step; put what `states` asks for on the sheet.
 
         A one-step denoiser is asked once, about pure noise: what it answers is the mean of the data.
         """
         import torch
 
+        from diffkit.engine.estimates import Remembered
         from diffkit.engine.sampling import denoise, pure_noise
         from diffkit.jobs.sampling import make_scheduler
         from diffkit.models.conditioning import conditioned
@@ -231,12 +229,13 @@ class Sample(Batched, Steps, Eta, Guided, name="sample", hub=STABLE_DIFFUSION):
             t = torch.zeros((), dtype=torch.long)
             with torch.no_grad():
                 out = net(noise, t, cond).out
-            yield Step(0, 1, t, out, out)
+            yield from self._shown(iter([Step(0, 1, t, out, out)]), model, sheet, lambda: out)
             return
-        scheduler = make_scheduler(
-            model.scheduler, settings
-        )  # a new one: a multistep solver remembers the batch before
-        yield from denoise(
-            self.steered(net, model, scheduler, batch.seeds), pure_noise(scheduler, noise), scheduler, cond,
+        # A new scheduler: a multistep solver remembers the batch before.
+        scheduler = make_scheduler(model.scheduler, settings)
+        asked = Remembered(self.steered(net, model, scheduler, batch.seeds))
+        steps = denoise(
+            asked, pure_noise(scheduler, noise), scheduler, cond,
             generators=random, eta=settings.eta, stop_noise_after=settings.stop_noise_after,
         )  # fmt: skip
+        yield from self._shown(steps, model, sheet, lambda: asked.clean(scheduler))

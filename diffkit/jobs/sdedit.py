@@ -12,7 +12,7 @@ from diffkit.jobs.base import STABLE_DIFFUSION
 from diffkit.jobs.batch import Batch, Drawing, Drawn
 from diffkit.jobs.guides import Guided
 from diffkit.jobs.images import Masked, mask_in_space
-from diffkit.jobs.shared import Eta, Many, OnePrompt, Steps
+from diffkit.jobs.shared import Eta, Grid, Many, OnePrompt
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from diffkit.types import Model, ModelInfo
 
 
-class SDEdit(Masked, OnePrompt, Many, Steps, Eta, Guided, name="sdedit", hub=STABLE_DIFFUSION):
+class SDEdit(Masked, OnePrompt, Many, Grid, Eta, Guided, name="sdedit", hub=STABLE_DIFFUSION):
     """Draw an image anew: noise it up to a strength and denoise it, by class, by prompt or freely.
 
     Source: Meng et al., arXiv:2108.01073.

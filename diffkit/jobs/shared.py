@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from diffkit.engine.sampler_names import default_steps
-from diffkit.engine.settings import seeds_from
+from diffkit.engine.settings import Settings, seeds_from
 from diffkit.errors import UsageError
 from diffkit.jobs.base import PictureJob
 from diffkit.jobs.batch import Row
-from diffkit.jobs.fields import opt
+from diffkit.jobs.fields import WITH_COMMAS, numbers, opt, whole_numbers
 from diffkit.models.classes import class_label
 
 if TYPE_CHECKING:
@@ -38,6 +40,20 @@ class Steps(PictureJob):
         if info.one_step or self.settings.timesteps is not None:
             return found
         return {**found, "steps": default_steps(self.scheduler or found["scheduler"], info.timesteps, info.steps)}
+
+
+class Grid(Steps):
+    """Steps, or the timesteps themselves."""
+
+    timesteps: Annotated[str | None, WITH_COMMAS, whole_numbers("999,750,500,250,0")] = Field(
+        None, description="The grid itself: descending, 999,750,500,250,0."
+    )
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Those of all commands, with the grid."""
+        grid = None if self.timesteps is None else tuple(numbers(self.timesteps, "timesteps", ""))
+        return replace(super().settings, timesteps=grid)
 
 
 class Eta(PictureJob):

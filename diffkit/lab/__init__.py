@@ -24,7 +24,10 @@ _PART_B = (
     "class-conditioned", "without-scheduler", "part-b-extras",
 )  # fmt: skip
 _BEFORE_2025 = tuple(name for name in _PART_B if name not in ("pure-noise", "without-scheduler"))
-_FLOW_A = (*_PART_A[:4], "velocity", *_PART_A[4:])
+_FLOW_A = (
+    "setup", "forward", "classical", "one-step", "velocity", "iterative", "sampling", "guidance", "sdedit",
+    "text-sdedit", "inpaint", "anagrams", "hybrids", "extras",
+)  # fmt: skip
 ROWS: dict[str, dict[int | None, tuple[str, ...]]] = {
     "cs180": {2024: _PART_A + _BEFORE_2025, 2025: _PART_A + _PART_B, 2026: _FLOW_A + _PART_B},
     "hf-course": {
@@ -36,6 +39,7 @@ ROWS: dict[str, dict[int | None, tuple[str, ...]]] = {
     },
     "keras-ddim": {None: ("schedule", "train", "kid", "steps", "interpolation", "stochastic")},
 }  # fmt: skip
+ALL_TRAINED = frozenset({"keras-ddim"})  # every picture is by a network that the course trains
 _MODULES = {
     "cs180": ("cs180", "cs180_edits", "cs180_training"),
     "hf-course": ("hf_course", "hf_pipelines"),

@@ -1,62 +1,19 @@
-"""CS180, part A, the first half: from noise to pictures by a pretrained model.
-
-2024 and 2025 count by DDPM's timesteps; 2026 counts a flow's time from 0 (noise) to 1 (picture). A model of the other
-kind is converted: by `velocity_from` and `timestep_at`, in one place each, and the report says so.
-"""
+"""CS180, part A, the first half: from noise to pictures by a pretrained model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from diffkit.engine.levels import parameterization, timestep_at
+from diffkit.engine.levels import timestep_at
 from diffkit.engine.samplers import is_flow
 from diffkit.lab import measure
+from diffkit.lab.cs180_times import TIMES, converted, counted, flows, named, sampler, starts
 from diffkit.lab.pieces import Drawing, Made
 from diffkit.lab.section import Lab, Plan, Section, Table, numbers, section
 
 HO = "Ho et al., arXiv:2006.11239"
 FLOW = "Liu et al., arXiv:2209.03003, eq. 1"
-
-
-def flows(year: int | None) -> bool:
-    """Say whether the year's course counts by a flow's time."""
-    return year == 2026
-
-
-def converted(lab: Lab) -> tuple[str, ...]:
-    """Say how the report of a flow's course reads a model that predicts something else."""
-    if is_flow(lab.info.scheduler):
-        return ()
-    return (
-        f"`{lab.model}` predicts {_KINDS[parameterization(lab.info.scheduler)]}, and no velocity. Its noisy picture"
-        " a x + b ε, divided by a + b, is a flow's at time t = a / (a + b); v is the estimate of x less that of ε"
-        " (`engine.predictions.velocity_from`). In these coordinates a step of DDIM is one of Euler's.",
-    )
-
-
-_KINDS = {
-    "epsilon": "the noise",
-    "sample": "the clean picture",
-    "v_prediction": "a turned mixture",
-    "flow": "a velocity",
-}
-_TIMES = (0.25, 0.5, 0.75)
-
-
-def starts(lab: Lab, year: int | None) -> list[int]:
-    """Return the three timesteps that pictures are noised to."""
-    scheduler = lab.info.scheduler
-    return [timestep_at(scheduler, t) for t in _TIMES] if flows(year) else [lab.at(t) for t in (250, 500, 750)]
-
-
-def sampler(lab: Lab, year: int | None) -> dict[str, Any]:
-    """Return the steps and the sampler of the year: the strided grid, or Euler in 50 steps."""
-    if is_flow(lab.info.scheduler):
-        return {"steps": 50}
-    if flows(year):
-        return {"steps": 50, "scheduler": "ddim"}
-    return {"timesteps": lab.grid(), "scheduler": "ddpm"}
 
 
 def setup(year: int | None) -> Section:
@@ -72,11 +29,14 @@ def setup(year: int | None) -> Section:
         told = {"prompt" if lab.info.text else "classes": words} if words else {"num": 3}
         counts = ", ".join(str(count) for count in dict.fromkeys(map(lab.steps, (5, 20, 50))))
         sweep = f"steps={counts.replace(' ', '')}"
-        piece = lab.draw("sample", f"{len(words) or 3} pictures by {counts} steps", sweep=(sweep,), **told)
+        labels = [f"{word or f'seed {lab.seed + k}'}, {count} steps" for count in counts.split(", ")
+                  for k, word in enumerate(words or ("",) * 3)]  # fmt: skip
+        piece = lab.draw("sample", "", sweep=(sweep,), labels=labels, **told)
 
         def measured(made: list[Made]) -> list[Table | str]:
             encode = made[0].payload["seconds"].get("encode")
-            said = f" Prompts are encoded before the network is loaded, in {encode:.2f} s, and kept." if encode else ""
+            said = " Prompts are encoded before the network is loaded, and kept" if encode is not None else ""
+            said += f" ({encode:.2f} s)." if encode and encode >= 0.01 else "." if said else ""
             return [f"First seed {lab.seed}; {made[0].payload['unet_calls']} network calls in all.{said}"]
 
         return Plan([piece], measured)
@@ -97,7 +57,7 @@ def forward(year: int | None) -> Section:
     )  # fmt: skip
     def plan(lab: Lab) -> Plan:
         if flow:
-            pieces = [lab.draw("noise", "", image=lab.images[0], times=list(_TIMES), size=96, model=None)]
+            pieces = [lab.draw("noise", "", image=lab.images[0], times=list(TIMES), size=96, model=None)]
         else:
             strip = [lab.at(t) for t in (*range(0, 1000, 125), 999)]
             pieces = [
@@ -129,9 +89,10 @@ def _denoised(
         )  # fmt: skip
 
         def measured(made: list[Made]) -> list[Table | str]:
-            return [measure.psnr_table([("", made[0].payload["psnr"])])]
+            return [measure.psnr_table([("", made[0].payload["psnr"])], named=named(lab, year))]
 
-        return Plan([piece], measured, converted(lab) if flows(year) and "one_step" in methods else ())
+        notes = converted(lab) if flows(year) and "one_step" in methods else ()
+        return Plan([piece], measured, (*notes, *counted(lab, year)))
 
     return plan
 
@@ -145,7 +106,7 @@ def classical(year: int | None) -> Section:
     """Plan the blur."""
     return _denoised(
         year, "classical", "A.1.2 Classical denoising",
-        "The best Gaussian blur beside each noisy picture." + (" Here x_t / t is blurred." if flows(year) else ""),
+        "The best Gaussian blur beside each noisy picture." + (" Here x_{t} / t is blurred." if flows(year) else ""),
         "x̂ = G_{σ} ∗ (x_{t} / t)" if flows(year) else "x̂ = G_{σ} ∗ (x_{t} / √ᾱ_{t}),  σ the best of nine",
         "the baseline: a linear filter", ("blur",),
     )  # fmt: skip
@@ -171,16 +132,19 @@ def velocity(year: int | None) -> Section:
         formula="v = x − ε;   (1 − t) v(x_{t}, t) beside x − x_{t}", source=FLOW,
     )  # fmt: skip
     def plan(lab: Lab) -> Plan:
-        piece = lab.draw("velocity", "", image=lab.images[0], times=list(_TIMES), guidance=_plain(lab),
+        piece = lab.draw("velocity", "", image=lab.images[0], times=list(TIMES), guidance=_plain(lab),
                          **lab.told(lab.words.plain))  # fmt: skip
 
         def measured(made: list[Made]) -> list[Table | str]:
             scores = made[0].payload["scores"]
             table = Table(("t", *scores["velocity_rms"]),
                           (("RMS of the difference", *numbers(list(scores["velocity_rms"].values()), 4)),))  # fmt: skip
-            return [table, f"White is a difference of {scores['heat_scale']:.2f}, of pixels from 0 to 1."]
+            return [
+                table,
+                f"Of pixels from 0 to 1; white in the heat maps is a difference of {scores['heat_scale']:.2f}.",
+            ]
 
-        notes = ("Grey is no way to go. The difference is that of x̂ from x: both ways begin at x_t.",)
+        notes = ("Grey is no way to go. The difference is that of x̂ from x: both ways begin at x_{t}.",)
         return Plan([piece], measured, (*notes, *converted(lab)))
 
     return plan
@@ -211,11 +175,11 @@ def iterative(year: int | None) -> Section:
 
         def measured(made: list[Made]) -> list[Table | str]:
             steps = made[0].payload["steps"] - 1
-            return [measure.psnr_table([("", made[0].payload["psnr"])]),
+            return [measure.psnr_table([("", made[0].payload["psnr"])], named=named(lab, year)),
                     f"{steps} steps. Many steps look sharper, and need not be nearer in pixels: one step estimates the"
                     " mean of what the picture may be, many choose one of these."]  # fmt: skip
 
-        return Plan([piece], measured, converted(lab) if flow else ())
+        return Plan([piece], measured, (*converted(lab), *counted(lab, year)) if flow else ())
 
     return plan
 
@@ -252,7 +216,7 @@ def _five_measured(made: list[Made]) -> list[Table | str]:
         )
         for one in made
     ]
-    return [Table(("RMS between two pictures", "contrast", "network calls", "seconds"), tuple(rows))]
+    return [Table(("RMS between two pictures", "contrast", "network calls", "seconds"), tuple(rows)), measure.UNITS]
 
 
 def guidance(year: int | None) -> Section:
@@ -274,7 +238,7 @@ def guidance(year: int | None) -> Section:
         def measured(made: list[Made]) -> list[Table | str]:
             rows = [(name, f"{measure.variety(one):.3f}", f"{measure.contrast(one):.3f}")
                     for name, one in zip(("not guided", "guided"), made, strict=True)]  # fmt: skip
-            return [Table(("", "RMS between two pictures", "contrast"), tuple(rows))]
+            return [Table(("", "RMS between two pictures", "contrast"), tuple(rows)), measure.UNITS]
 
         other = "This formula's w = 7 is the scale w + 1 = 8 of diffkit's `guidance` (0 unconditional, 1 conditional)."
         notes = (other,) if flow else ("`guidance` is this γ: 0 unconditional, 1 conditional, above 1 guided.",)

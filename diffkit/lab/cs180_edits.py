@@ -8,11 +8,11 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from diffkit.engine.levels import flow_time
+from diffkit.engine.levels import flow_grid, flow_time, timestep_at
 from diffkit.engine.samplers import is_flow
 from diffkit.jobs.sdedit import SDEdit
 from diffkit.lab import measure
-from diffkit.lab.cs180 import converted, flows
+from diffkit.lab.cs180_times import converted, flows
 from diffkit.lab.pieces import Drawing, Made
 from diffkit.lab.section import Lab, Plan, Section, Table, numbers, section
 
@@ -26,15 +26,18 @@ def strengths(lab: Lab, year: int | None) -> tuple[dict[str, Any], list[float], 
 
     A strength is a share of the steps; it is chosen so that the first step is at the course's level.
     """
-    if flows(year) or is_flow(lab.info.scheduler):
-        way: dict[str, Any] = {"steps": lab.steps(50), **({} if is_flow(lab.info.scheduler) else {"scheduler": "ddim"})}
+    base = lab.info.scheduler
+    if is_flow(base):
+        way: dict[str, Any] = {"steps": lab.steps(50)}
+    elif flows(year):  # from t = 0.02 on by 0.02, wherever these lie among the model's timesteps
+        way = {"timesteps": ",".join(map(str, _euler_grid(lab))), "scheduler": "ddim"}
     else:
         way = {"steps": lab.steps(33), "scheduler": "ddpm"}  # 960, 930, ..., 0 of 1000
     job = SDEdit.model_validate({"model": lab.model, "strength": 0.999, **way}).fitted(lab.info)
     grid = job.sampling_timesteps(lab.info)
     count = len(grid)
     if flows(year):
-        wanted = [min(range(count), key=lambda k: abs(flow_time(lab.info.scheduler, grid[k]) - t)) for t in _TIMES]
+        wanted = [min(range(count), key=lambda k: abs(flow_time(base, grid[k]) - t)) for t in _TIMES]
         names = [f"t = {t:g}" for t in _TIMES]
     else:
         wanted = [min(range(count), key=lambda k: abs(grid[k] - lab.at(990 - 30 * i))) for i in _INDICES]
@@ -43,10 +46,20 @@ def strengths(lab: Lab, year: int | None) -> tuple[dict[str, Any], list[float], 
     return way, [round(min((count - k) / count, 0.999), 3) for k in wanted], names
 
 
+def _euler_grid(lab: Lab) -> list[int]:
+    """Return the timesteps of Euler's steps from the first of the course's times on."""
+    return flow_grid(lab.info.scheduler, timestep_at(lab.info.scheduler, _TIMES[0]), 0.02)
+
+
+def _by_strength(values: Sequence[float], names: Sequence[str]) -> dict[float, str]:
+    """What strengths are called; of a model with few levels some are the same."""
+    return {value: ", ".join(n for v, n in zip(values, names, strict=True) if v == value) for value in values}
+
+
 def _edits(lab: Lab, year: int | None, images: Sequence[Path], words: Sequence[str | None]) -> list[Drawing]:
     """One strip of all strengths per picture."""
     way, values, names = strengths(lab, year)
-    labels = [names[values.index(value)] for value in dict.fromkeys(values)]
+    labels = list(_by_strength(values, names).values())
     sweep = "strength=" + ",".join(f"{value:g}" for value in dict.fromkeys(values))
     found = []
     for image, word in zip(images, words, strict=True):
@@ -60,13 +73,13 @@ def _edits(lab: Lab, year: int | None, images: Sequence[Path], words: Sequence[s
 def _distances(lab: Lab, year: int | None, images: Sequence[Path]) -> Callable[[list[Made]], list[Table | str]]:
     """How far every result lies from its picture."""
     _, values, names = strengths(lab, year)
-    kept = list(dict.fromkeys(values))
+    kept = _by_strength(values, names)
 
     def measured(made: list[Made]) -> list[Table | str]:
-        header = ("RMS from the picture", *(names[values.index(value)] for value in kept))
+        header = ("RMS from the picture", *kept.values())
         rows = [(image.stem, *numbers(measure.apart(one, image), 3)) for image, one in zip(images, made, strict=True)]
         steps = [str(cell["steps"]) for cell in made[0].payload.get("sweep", [])]
-        return [Table(header, (*rows, ("strength", *(f"{v:g}" for v in kept)), ("steps", *steps)))]
+        return [Table(header, (*rows, ("strength", *(f"{v:g}" for v in kept)), ("steps", *steps))), measure.UNITS]
 
     return measured
 
@@ -75,7 +88,7 @@ def sdedit(year: int | None) -> Section:
     """Plan SDEdit of photos and drawings."""
 
     @section(
-        "sdedit", "A.1.8 Pictures drawn anew" if flows(year) else "A.1.7 Pictures drawn anew",
+        "sdedit", "A.1.8 Image to image" if flows(year) else "A.1.7 Image to image",
         asks="The photo and two pictures of one's own, then one from elsewhere and two drawings, from "
         + ("t = 0.02 to 0.5." if flows(year) else "i_start = 1, 3, 5, 7, 10, 20."),
         formula="x_{t} = (1 − t) ε + t x, and on from there" if flows(year)
@@ -93,7 +106,9 @@ def _edit_notes(lab: Lab, year: int | None) -> tuple[str, ...]:
     notes: tuple[str, ...] = (
         "The less noise, the nearer the picture: left nearly everything is new, right nearly nothing.",
     )
-    if any(path.suffix == ".jpg" for path in (*lab.images, *lab.drawings)) and lab.info.vocabulary is not None:
+    from diffkit.lab.setup import DRAWINGS
+
+    if any(path.stem not in DRAWINGS for path in (*lab.images, *lab.drawings)) and lab.info.vocabulary is not None:
         notes = (*notes, f"`{lab.model}` has never seen a photograph: of one it makes what it knows.")
     return (*notes, *converted(lab)) if flows(year) else notes
 
@@ -102,7 +117,7 @@ def text_sdedit(year: int | None) -> Section:
     """Plan SDEdit under other prompts."""
 
     @section(
-        "text-sdedit", "A.1.9 Drawn anew by a prompt" if flows(year) else "A.1.7.3 Drawn anew by a prompt",
+        "text-sdedit", "A.1.9 Image to image by a prompt" if flows(year) else "A.1.7.3 Image to image by a prompt",
         asks="The same starts with other prompts: the picture becomes something else.",
         formula="v = v_{u} + γ (v_{c} − v_{u})" if flows(year) else "ε̂ = ε_{u} + γ (ε_{c} − ε_{u})", source=MENG,
     )  # fmt: skip
@@ -189,12 +204,14 @@ def anagrams(year: int | None) -> Section:
 
 def hybrids(year: int | None) -> Section:
     """Plan hybrid pictures."""
+    out, net = ("v", "v") if flows(year) else ("ε̂", "ε")
     kernel = "kernel 265, sigma 16 at 512 pixels" if flows(year) else "kernel 33, sigma 2 at 64 pixels"
 
     @section(
-        "hybrids", "A.1.12 Hybrid pictures" if flows(year) else "A.1.9 Hybrid pictures",
+        "hybrids", "A.1.12 Hybrid images" if flows(year) else "A.1.9 Hybrid images",
         asks=f"Pictures that show one thing from afar and another from near ({kernel}).",
-        formula="ε̂ = G_{σ} ∗ ε(x_{t}, p_{1}) + (1 − G_{σ}) ∗ ε(x_{t}, p_{2})", source="Geng et al., arXiv:2404.11615",
+        formula=f"{out} = G_{{σ}} ∗ {net}(x_{{t}}, p_{{1}}) + (1 − G_{{σ}}) ∗ {net}(x_{{t}}, p_{{2}})",
+        source="Geng et al., arXiv:2404.11615",
     )  # fmt: skip
     def plan(lab: Lab) -> Plan:
         lab.needs_words()
@@ -203,7 +220,7 @@ def hybrids(year: int | None) -> Section:
         notes: tuple[str, ...] = ("The staff of 2026 call these unreliable.",) if flows(year) else ()
         if lab.info.size[0] < 64:
             notes = (*notes, "A letter's strokes are a large part of 32 pixels: the small model's split is sigma 6.")
-        return Plan(pieces, measure.costs(pieces), notes)
+        return Plan(pieces, measure.costs(pieces), (*notes, *(converted(lab) if flows(year) else ())))
 
     return plan
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from diffkit.lab import measure
-from diffkit.lab.cs180_networks import by_class, by_time, four_of_each, narrow, notes, one_step, trained
+from diffkit.lab.cs180_networks import TRIPLES, by_class, by_time, four_of_each, narrow, notes, one_step, trained
 from diffkit.lab.pieces import Made
 from diffkit.lab.section import Lab, Plan, Section, Table, numbers, section
 from diffkit.lab.trainings import examples, on, train
@@ -40,7 +40,7 @@ def one_step_training(year: int | None) -> Section:
 
     @section(
         "one-step-training",
-        "B.1.2 A denoiser in one step",
+        "B.1.2 A one-step denoiser",
         asks="A network learns x from z at sigma 0.5 (D = 128, batch 256, 5 epochs, Adam 1e-4); pictures after"
         " epochs 1 and 5, and the loss.",
         formula="L = E ‖D(x + σ ε) − x‖²,  σ = 0.5",
@@ -48,7 +48,8 @@ def one_step_training(year: int | None) -> Section:
     )
     def plan(lab: Lab) -> Plan:
         training = one_step(lab)
-        shown = [on(training, "denoise", "A test digit", image=path, sigma="0.5") for path in examples(lab, 2)]
+        shown = [on(training, "denoise", f"Test digit {k}", image=path, sigma="0.5")
+                 for k, path in enumerate(examples(lab, 2), 1)]  # fmt: skip
 
         def measured(made: list[Made]) -> list[Table | str]:
             scores = [(f"digit {k}", one.payload["psnr"]) for k, one in enumerate(made[1:], 1)]
@@ -64,7 +65,7 @@ def out_of_distribution(year: int | None) -> Section:
 
     @section(
         "out-of-distribution",
-        "B.1.3 Noise that it was not trained for",
+        "B.1.3 Out-of-distribution noise",
         asks="One test digit at every sigma of the list; the network knows sigma 0.5.",
         formula="x̂ = D(x + σ ε),  σ = 0, 0.2, ..., 1",
         source="as before",
@@ -93,7 +94,7 @@ def pure_noise(year: int | None) -> Section:
         source="the mean is what a squared error is least for: Bishop, 2006, section 1.5.5",
     )
     def plan(lab: Lab) -> Plan:
-        quick = (*narrow(32, 100, 20), "training.batch_size=64", "training.lr=1e-3")
+        quick = (*narrow(1280, 20), *TRIPLES, "training.lr=1e-3")
         training = train(
             lab,
             "cs180-one-step",
@@ -113,7 +114,7 @@ def pure_noise(year: int | None) -> Section:
             )
             mean = measure.mean_picture(lab.data[0], made[1])
             row = (measure.variety(made[1]), measure.contrast(made[1]), *mean)
-            return [trained(made[0]), Table(header, (numbers(row, 3),))]
+            return [trained(made[0]), Table(header, (numbers(row, 3),)), measure.UNITS]
 
         why = (
             "The noise says nothing of the digit: whatever it is, every digit is as likely as before. Of all answers"
@@ -136,7 +137,7 @@ def time_conditioned(year: int | None) -> Section:
 
     @section(
         "time-conditioned",
-        "B.2.1 Told the time",
+        "B.2.1 Time conditioning",
         asks=asks,
         formula="L = E ‖u(x_{t}, t) − (x − ε)‖²" if flow else "L = E ‖ε̂(x_{t}, t) − ε‖²",
         source="Liu et al., arXiv:2209.03003, eq. 1" if flow else "Ho et al., arXiv:2006.11239, eq. 14",
@@ -155,7 +156,7 @@ def lr_decay(year: int | None) -> Section:
 
     @section(
         "lr-decay",
-        "B.2.2 The learning rate decays",
+        "B.2.2 Learning-rate decay",
         asks="After every epoch the learning rate is multiplied by gamma.",
         formula="γ = 0.1^{1 / epochs}",
         source="torch's ExponentialLR",
@@ -188,7 +189,7 @@ def class_conditioned(year: int | None) -> Section:
 
     @section(
         "class-conditioned",
-        "B.2.3 Told the class",
+        "B.2.3 Class conditioning",
         asks=f"One-hot, dropped with p = 0.1; guidance 5; four of each digit; {epochs}.",
         formula="û = u_{∅} + 5 (u_{c} − u_{∅})" if flow else "ε̂ = ε_{∅} + 5 (ε_{c} − ε_{∅})",
         source="Ho and Salimans, arXiv:2207.12598",

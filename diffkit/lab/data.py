@@ -1,4 +1,4 @@
-"""What part B of a course is trained on."""
+"""What a course's networks are trained on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LOG = logging.getLogger("diffkit.lab")
 
 
 def find_data(name: str | None) -> tuple[str, str]:
-    """Return what part B is trained on, as a recipe names it, and how it was chosen.
+    """Return what networks are trained on, as a recipe names it, and how it was chosen.
 
     Args:
         name: What was asked for; MNIST when left out, and where that is not at hand the embedded digits.
@@ -29,7 +29,7 @@ def find_data(name: str | None) -> tuple[str, str]:
     try:
         open_dataset(DatasetSpec(name=here), seed=0)
     except (DataError, ModelError, UsageError):
-        note = "MNIST is not at hand (`data` FOLDER): part B is trained on the 1,797 digits that scikit-learn carries"
+        note = "MNIST is not at hand (`data` FOLDER): trained on the 1,797 digits that scikit-learn carries"
         LOG.info("%s", note)
         return "digits", note
     return here, ""

@@ -90,9 +90,10 @@ def scratch(lab: Lab) -> Plan:
 def corruption(lab: Lab) -> Plan:
     """Plan the strips."""
     times = [round(1 - k / 7, 3) for k in range(8)]
-    return Plan(
-        [lab.draw("noise", "", image=path, times=times, uniform=True, size=28, model=None) for path in examples(lab, 2)]
-    )
+    pieces = [
+        lab.draw("noise", "", image=path, times=times, uniform=True, size=28, model=None) for path in examples(lab, 2)
+    ]
+    return Plan(pieces, notes=("The pictures are marked by t = 1 − a, the share of the picture.",))
 
 
 def basic(lab: Lab, preset: str) -> Training:
@@ -125,7 +126,7 @@ def networks(lab: Lab) -> Plan:
 
 @section(
     "1.2-sampling",
-    "1.2 Drawing in a few steps",
+    "1.2 Sampling in a few steps",
     asks="Five steps, state and prediction side by side; then samples of 40 steps.",
     formula="x ← (1 − 1/(n − i)) x + D(x) / (n − i),  i = 0 ... n − 1",
     source="Euler's steps of a flow",
@@ -157,7 +158,7 @@ def ddim(lab: Lab) -> Plan:
             "sample", "The first on its way: the state, and the estimate below it", num=1, steps=40, states=10, **told
         ),
     ]
-    return Plan(pieces, lambda made: [measure.cost_table([("four", made[0])])])
+    return Plan(pieces, lambda made: [measure.cost_table([("four pictures", made[0])])])
 
 
 @section(
@@ -246,7 +247,7 @@ def clip(lab: Lab) -> Plan:
 
 @section(
     "2.2-class",
-    "2.2 Told the class",
+    "2.2 Class conditioning",
     asks="A 4-channel class embedding as input channels; batch 128, 10 epochs, Adam 1e-3, cosine; a grid of 10 × 8.",
     formula="ε̂ = ε(x_{t} ⊕ e_{c}, t)",
     source="the notebook's own conditioning",

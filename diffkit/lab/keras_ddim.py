@@ -22,9 +22,7 @@ def trained_on(lab: Lab) -> Training:
         "training.batch_size=32",
         "training.log_every=5",
     )
-    return train(
-        lab, "keras-ddim", "A grid of 3 × 6 as the training goes on", sets=("dataset.channels=null",), quick=quick
-    )
+    return train(lab, "keras-ddim", "18 pictures as the training goes on", sets=("dataset.channels=null",), quick=quick)
 
 
 @section(
@@ -96,20 +94,20 @@ def steps(lab: Lab) -> Plan:
     """Plan the sweep."""
     run, counts = trained_on(lab), (1, 2, 3, 5, 8, 12, 20)
     sweep = ("steps=" + ",".join(map(str, counts)),)
-    labels = [f"{count} steps" for count in counts]
+    labels = [f"{count} step{'s' if count > 1 else ''}" for count in counts]
     pieces: list[Piece] = [run, on(run, "sample", "", num=1, sweep=sweep, labels=labels, spacing="trailing")]
 
     def measured(made: list[Made]) -> list[Table | str]:
         last = made[1].folder / made[1].pictures[-1].file
         far = measure.apart(made[1], last)
-        return [Table(("steps", *map(str, counts)), (("RMS from that of 20", *numbers(far, 3)),))]
+        return [Table(("steps", *map(str, counts)), (("RMS from that of 20", *numbers(far, 3)),)), measure.UNITS]
 
     return Plan(pieces, measured)
 
 
 @section(
     "interpolation",
-    "Between two noises",
+    "Interpolation",
     asks="Spherical interpolation between two noises.",
     formula="slerp(a, b, w) = (sin((1 − w) φ) a + sin(w φ) b) / sin φ",
     source=f"{SONG}, section 5.3",
@@ -122,7 +120,7 @@ def interpolation(lab: Lab) -> Plan:
 
 @section(
     "stochastic",
-    "With fresh noise",
+    "Stochastic sampling",
     asks="40 deterministic steps, and 80 stochastic ones.",
     formula="σ_{t} = η √((1 − ᾱ_{t'}) / (1 − ᾱ_{t})) √(1 − ᾱ_{t} / ᾱ_{t'})",
     source=f"{SONG}, eq. 16",

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     Pixels = np.ndarray[Any, np.dtype[np.float64]]
 
 
+UNITS = "RMS: root of the mean squared difference of pixels from 0 to 1. Contrast: their standard deviation."
+_MOST_DB = 60.0  # above, hardly a pixel differs when written in 8 bits
+
+
 def pixels(path: Path) -> Pixels:
     """Return a picture's pixels from 0 to 1."""
     with Image.open(path) as image:
@@ -115,15 +119,19 @@ def _fitted(image: Path, shape: tuple[int, ...], grey: bool = False) -> Pixels:
     return np.asarray(cut_out.convert("RGB"), dtype=np.float64) / 255.0
 
 
-def psnr_table(scores: Sequence[tuple[str, Mapping[str, Mapping[str, float | None]]]], levels: str = "t") -> Table:
+def psnr_table(
+    scores: Sequence[tuple[str, Mapping[str, Mapping[str, float | None]]]], levels: str = "t",
+    named: Mapping[str, str] | None = None,
+) -> Table:  # fmt: skip
     """Return PSNR and mean squared error by method and level.
 
     Args:
         scores: What `denoise` measured, by the name of the picture; {method: {level: dB}}.
         levels: What the levels are called.
+        named: Other names of some levels.
     """
     keys = list(dict.fromkeys(key for _, by in scores for row in by.values() for key in row))
-    header = ("", *(f"{levels} = {key}" for key in keys))
+    header = ("PSNR, mean squared error", *(f"{levels} = {(named or {}).get(key, key)}" for key in keys))
     rows = []
     for name, by in scores:
         for method, row in by.items():
@@ -136,6 +144,8 @@ def _both(decibels: float | None) -> str:
     """PSNR with the mean squared error of pixels from 0 to 1 that it stands for."""
     if decibels is None:
         return "equal"
+    if decibels > _MOST_DB:
+        return f"over {_MOST_DB:.0f} dB"
     return f"{decibels:.1f} dB, {10 ** (-decibels / 10):.4f}"
 
 

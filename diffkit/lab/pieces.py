@@ -233,11 +233,11 @@ class Drawing:
         shown = self._inputs(folder, Path(payload["images"][0])) if self.before else []
         names = iter(self.labels)
         for cell in payload.get("sweep") or [{"values": "", "images": payload["images"]}]:
-            for path in map(Path, cell["images"]):
-                recipe = read_recipe(path)
-                words = cell["values"] or recipe.get("prompt") or recipe.get("class") or ""
-                several = len(cell["images"]) > 1 and (cell["values"] or len(words) == 0)
-                label = f"{words} seed {recipe['seed']}".strip() if several else words
+            recipes = [read_recipe(path) for path in map(Path, cell["images"])]
+            words = [cell["values"] or one.get("prompt") or one.get("class") or "" for one in recipes]
+            same = len(words) > 1 and len(set(words)) == 1  # then it stands above, or is what is tried
+            for path, recipe, word in zip(map(Path, cell["images"]), recipes, words, strict=True):
+                label = f"{cell['values']} seed {recipe['seed']}".strip() if same else word
                 shown.append(Shown(path.name, next(names, label)))
         laid_out = self.job.name in ("anagram", "hybrid", "invert") or self.job.given().get("states")
         if not payload.get("sweep") and laid_out and payload.get("grid"):

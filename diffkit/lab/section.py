@@ -115,6 +115,12 @@ class Lab:
 
         return find_data(self.asked_data)
 
+    @property
+    def data_name(self) -> str:
+        """What the data are called in a sentence: MNIST wherever it lies."""
+        name, stand_in = self.data
+        return name if self.asked_data is not None else "the embedded digits" if stand_in else "MNIST"
+
     def draw(
         self, job: str, caption: str = "", *, sweep: tuple[str, ...] = (), gif: bool = False,
         labels: Sequence[str] = (), before: bool = False, **values: Any,

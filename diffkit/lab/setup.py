@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 
 from diffkit.errors import UsageError
 from diffkit.jobs.images import opened
+from diffkit.lab import ALL_TRAINED
 from diffkit.lab.section import Lab
 from diffkit.lab.words import words_for
 from diffkit.models import info, open_repo
@@ -96,7 +97,7 @@ def set_up(asked: Asked) -> tuple[Lab, Path]:
         raise UsageError(f"`model` {source} does not draw from noise", "Give a model that does, or leave it out.")
     words = words_for(known, asked.prompts)
     output_folder(file.parent), output_folder(folder)
-    if asked.model is None:
+    if asked.model is None and asked.course not in ALL_TRAINED:
         LOG.info("no `model`: %s is used (it ships with diffkit)", BUNDLED)
     photos, drawings = pictures(known, folder / "inputs", asked.images)
     lab = Lab(
@@ -119,19 +120,20 @@ def pictures(known: ModelInfo, folder: Path, own: Sequence[Path]) -> tuple[tuple
 
     What is missing is drawn in code; of a model that knows more than drawings, the photos are scikit-learn's.
     """
-    drawn = [write_input(folder, name, draw(known.channels)) for name, draw in _DRAWINGS.items()]
-    photos = [] if known.channels == 1 else _photos()
+    drawn = [write_input(folder, name, draw(known.channels)) for name, draw in DRAWINGS.items()]
+    photos = [] if known.channels == 1 else _photos(folder)
     small = known.id == BUNDLED or known.channels == 1 or known.vocabulary is not None
     first = [*own, *([] if small else photos), *drawn]
     second = [*(own[3:]), *photos[:1], *drawn[3:], *drawn]
     return tuple(dict.fromkeys(first))[:3], tuple(dict.fromkeys(second))[:3]
 
 
-def _photos() -> list[Path]:
-    """Two photographs that come with scikit-learn."""
+def _photos(folder: Path) -> list[Path]:
+    """Copies of two photographs that come with scikit-learn: commands name them wherever that is installed."""
     package = find_spec("sklearn")
-    folder = Path(package.origin).parent / "datasets" / "images" if package and package.origin else Path()
-    return [path for path in (folder / "china.jpg", folder / "flower.jpg") if path.is_file()]
+    there = Path(package.origin).parent / "datasets" / "images" if package and package.origin else Path()
+    found = [there / f"{name}.jpg" for name in ("china", "flower")]
+    return [write_input(folder, path.stem, opened(path)) for path in found if path.is_file()]
 
 
 def write_input(folder: Path, name: str, image: Image.Image) -> Path:
@@ -200,4 +202,4 @@ def _tree(channels: int) -> Image.Image:
     return _done(image)
 
 
-_DRAWINGS = {"heart": _heart, "star": _star, "letter": _letter, "house": _house, "tree": _tree}
+DRAWINGS = {"heart": _heart, "star": _star, "letter": _letter, "house": _house, "tree": _tree}

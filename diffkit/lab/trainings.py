@@ -131,19 +131,18 @@ def train(
         UsageError: The recipe, or a field of it, is unknown.
     """
     name, _ = lab.data
-    usual = [f"dataset.name={name}", f"training.seed={lab.seed}", *sets]
-    if not lab.full:
-        fewer = {one.partition("=")[0] for one in quick}
-        fewer |= {"training.epochs"} if "training.steps" in fewer else set()
-        usual = [one for one in usual if one.partition("=")[0] not in fewer] + list(quick)
-    made = Training(recipe, tuple(usual), lab.folder / "runs", caption, tuple(epochs))
+    asked = [f"dataset.name={name}", f"training.seed={lab.seed}", *sets, *(() if lab.full else quick)]
+    last = {one.partition("=")[0]: one for one in asked}
+    if "training.steps" in last:
+        last.pop("training.epochs", None)
+    made = Training(recipe, tuple(last.values()), lab.folder / "runs", caption, tuple(epochs))
     _ = made.resolved
     return made
 
 
 def instead(lab: Lab, what: str) -> tuple[str, ...]:
     """Say that the lab's data stand in for a course's own."""
-    return (f"Trained on {lab.data[0]} in place of {what}.", *stood_in(lab))
+    return (f"Trained on {lab.data_name} in place of {what}.", *stood_in(lab))
 
 
 def stood_in(lab: Lab) -> tuple[str, ...]:

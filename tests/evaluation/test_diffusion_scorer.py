@@ -44,7 +44,8 @@ class Gaussian(Known):
         shape = (1, SIDE, SIDE)
         self.info = info_of(
             shape, make_noise_scheduler(NoiseSpec(prediction=kind)), null=null,
-            classes=tuple(str(k) for k in range(classes or 0)), conditioning="class" if classes else "text", noise=noise,
+            classes=tuple(str(k) for k in range(classes or 0)), conditioning="class" if classes else "text",
+            noise=noise,
         )  # fmt: skip
         self.codec = PixelCodec(SIDE, SIDE)
         self.means = torch.randn(4, *shape, generator=torch.Generator().manual_seed(1)).clamp(-1, 1)
@@ -261,13 +262,15 @@ class Inside(Gaussian):
 
 
 def test_a_model_of_uniform_noise_is_shown_no_other() -> None:
-    """Each picture is the one that its prompt stands for, so the noise that a call holds is known, and the error is 0."""
+    """Each picture is the one that its prompt stands for, so the noise in every call is known, and the error is 0."""
     angles = [50.0, 70.0, 80.0]
     errors = {}
     for kind in ("uniform", "normal"):
         model = Inside("flow", noise=kind)
         rows = torch.arange(3)[:, None]
-        errors[kind] = denoising_errors(model, model.means[:3], model.encode(["0", "1", "2"]), angles, seed=0, rows=rows)
+        errors[kind] = denoising_errors(
+            model, model.means[:3], model.encode(["0", "1", "2"]), angles, seed=0, rows=rows
+        )
         noise = torch.cat([x.flatten() for x, _, _ in model.calls])
         assert (float(noise.min()) > -1e-4 and float(noise.max()) < 1 + 1e-4) is (kind == "uniform")
         assert float(noise.mean()) == pytest.approx(0.5 if kind == "uniform" else 0.0, abs=0.08)

@@ -153,6 +153,21 @@ def test_states_and_estimates_stand_on_the_sheet(tmp_path: Path, run_cli: Callab
         assert one.tobytes() == other.tobytes()
 
 
+@pytest.mark.parametrize("scheduler", [None, "heun"])
+def test_estimates_stand_there_whether_or_not_the_scheduler_gives_them(
+    tmp_path: Path, run_cli: Callable[..., Any], folders: dict[str, Path], scheduler: str | None
+) -> None:
+    """A flow's gives none: at its last step it is the picture itself, which stands above."""
+    flags = ("--scheduler", scheduler) if scheduler else ()
+    family = "classes" if scheduler else "flow"
+    ran = run_cli("sample", folders[family], "-c", "one", "--steps", 3, "--states", 1, *flags, "--json", "-o", tmp_path)
+    assert ran.code == 0, ran.stderr
+    steps = json.loads(ran.stdout)["steps"]
+    with Image.open(json.loads(ran.stdout)["grid"]) as sheet:
+        width, height = sheet.size
+    assert width / steps < 0.7 * height, "each column holds two pictures"
+
+
 def test_sigma_means_the_same_to_networks_of_other_ranges(tmp_path: Path) -> None:
     """Of a network that sees pixels from 0 to 1 the noise is half as large in its own numbers: the same picture."""
     from diffkit.jobs.denoise import _white

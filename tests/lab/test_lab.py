@@ -282,8 +282,26 @@ def test_a_piece_of_two_sections_is_shown_and_counted_once(tmp_path: Path, drawn
     page = (tmp_path / "r.html").read_text()
     assert drawn == [1]
     assert _Page(page).images == 1
-    assert 'shown in <a href="#one">one</a>' in page
+    assert 'shown in <a href="#one">One</a>' in page
     assert [one["seconds"] > 0 for one in done.payload["sections"]] == [True, False]
+
+
+def test_a_long_note_is_said_in_full_once_and_then_named(tmp_path: Path) -> None:
+    long = "It predicts x_{0}, and no velocity. " + "What follows from that is told here at some length. " * 3
+
+    def noted(name: str) -> Section:
+        @section(name, name.title(), asks="A strip.", source="nobody")
+        def plan(lab: Lab) -> Plan:
+            return Plan([_strip(lab, size=16)], notes=(long, "A short one."))
+
+        return plan
+
+    report(lab_of("cs180", 2024), [noted("one"), noted("two")], tmp_path / "r.html", Bench())
+    page = (tmp_path / "r.html").read_text()
+    assert page.count("It predicts x<sub>0</sub>, and no velocity") == 2
+    assert page.count("at some length") == 3
+    assert 'no velocity: see <a href="#one">One</a>.' in page
+    assert page.count("A short one.") == 2
 
 
 def test_states_of_a_picture_are_shown_as_laid_out(tmp_path: Path) -> None:
