@@ -148,6 +148,12 @@ class Cascade:
         check_sizes(composition, replace(known, sample=(known.sample[0], side, side), size=(large, large)))
         return large
 
+    def steps_of_pixels(self, first: ModelInfo, settings: Settings) -> int:
+        """Return how many steps of the stages above are taken on pixels: those of stage II, where guides act, too."""
+        if self.two is None:
+            return 0
+        return len(make_scheduler(self.stages[self.two].info, above(first, settings)).timesteps)
+
     def planned(self, first: ModelInfo, settings: Settings) -> list[dict[str, Any]]:
         """Return what `--dry-run` says of each stage: model, steps, parameters; no weights are read.
 

@@ -28,10 +28,13 @@ def estimate(prepared: Prepared) -> Result:
         rows = sum(len(cells[k].job.rows(info)) for k in group)
         size = job.batch_size if isinstance(job, Batched) else rows
         batches = batches_of(rows, size)
-        calls += sum(prepared.calls(number, len(batch)) for batch in batches) + job.search_calls(info, size)
+        searched = job.search_calls(info, size)
+        calls += sum(prepared.calls(number, len(batch)) for batch in batches) + searched
         calls += sum(stage["steps"] for stage in stages) * len(batches)
         for name, count in job.extra_calls(info, prepared.timesteps[number]).items():
             extra[name] += count * len(batches)
+        for name, count in job.extra_calls(info, [0] * searched, searching=True).items():
+            extra[name] += count
         pictures += rows
     first, visited, stages = cells[0].job, prepared.timesteps[0], prepared.stages[-1]
     parameters, parts = count_parameters(info.network), count_parts(prepared.repo, info)

@@ -87,15 +87,9 @@ class Guided(PictureJob):
         """Add the guides' files."""
         return {**super().inputs(), **{f"{GUIDE_FILE}{file}": file for g in self.losses for file in g.loss.files()}}
 
-    def extra_calls(self, info: ModelInfo, timesteps: Sequence[float]) -> dict[str, int]:
-        """Count backward passes and decodings; nothing where there are no guides."""
-        if not self.losses:
-            return super().extra_calls(info, timesteps)
-        return {
-            "loss_gradients": len(self.losses) * len(timesteps),
-            "backward_passes": len(timesteps) if self.guide_through == "network" else 0,
-            "vae_backward_passes": len(timesteps) if info.latent else 0,
-        }
+    def extra_calls(self, info: ModelInfo, timesteps: Sequence[float], *, searching: bool = False) -> dict[str, int]:
+        """Count gradients and passes back; nothing where there are no guides."""
+        return calls_of_guides(self, info, len(timesteps))
 
     def steered(self, net: Denoiser, model: Model, scheduler: SchedulerMixin, seeds: Sequence[int]) -> Denoiser:
         """Wrap a denoiser in the guides; the same one where there are none.
@@ -130,11 +124,31 @@ def check_guides(job: Guided, info: ModelInfo) -> None:
         guide.loss.check()
 
 
-def cost_of_guides(job: Guided, info: ModelInfo) -> list[str]:
-    """As `Guided.notices`, of its own fields alone."""
+def calls_of_guides(job: Guided, info: ModelInfo, steps: int, above: int = 0) -> dict[str, int]:
+    """Return what guides take beside network calls, by name; nothing where there are none.
+
+    Args:
+        job: Whose guides.
+        info: The model.
+        steps: Its steps.
+        above: Steps on pixels by a further model.
+    """
+    if not job.losses:
+        return {}
+    return {
+        "loss_gradients": len(job.losses) * (steps + above),
+        "backward_passes": steps + above if job.guide_through == "network" else 0,
+        "vae_backward_passes": steps if info.latent else 0,
+    }
+
+
+def cost_of_guides(job: Guided, info: ModelInfo, beyond: str | None = None) -> list[str]:
+    """As `Guided.notices`, of its own fields alone; `beyond` is an upscaler that guides do not reach."""
     if not job.losses:
         return []
     parts = ["the gradient of the loss"]
     parts += ["a pass back through the VAE's decoder, as the loss sees pictures"] if info.latent else []
     parts += ["a pass back through the network"] if job.guide_through == "network" else []
-    return [f"guides: every step takes {', and '.join(parts)}"]
+    said = [f"guides: every step takes {', and '.join(parts)}"]
+    said += [f"guides: {beyond} is not guided; it keeps to the picture that it enlarges"] if beyond else []
+    return said

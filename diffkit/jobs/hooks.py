@@ -73,8 +73,11 @@ class Hooks:
         """Return how many network calls the search takes."""
         return 0
 
-    def extra_calls(self, info: ModelInfo, timesteps: Sequence[float]) -> dict[str, int]:
-        """Return what a batch takes beside its network calls, by name: passes back through networks."""
+    def extra_calls(self, info: ModelInfo, timesteps: Sequence[float], *, searching: bool = False) -> dict[str, int]:
+        """Return what a batch takes beside its network calls, by name: passes back through networks.
+
+        With `searching` these are the steps of a search, which draws by the first model alone.
+        """
         return {}
 
     def uncounted(self) -> dict[str, str]:

@@ -16,7 +16,7 @@ from diffkit.errors import UsageError
 from diffkit.jobs.base import DEEPFLOYD
 from diffkit.jobs.batch import Batch, Drawing, Drawn, Found, Row
 from diffkit.jobs.fields import opt
-from diffkit.jobs.guides import Guided, check_guides, cost_of_guides
+from diffkit.jobs.guides import Guided, calls_of_guides, check_guides, cost_of_guides
 from diffkit.jobs.shared import Eta, Many, Steps
 
 if TYPE_CHECKING:
@@ -201,8 +201,12 @@ class Illusion(Many, Steps, Eta, Guided, hub=DEEPFLOYD):
         single = len(self.prompts or self.classes) < len(self.composition.views)
         views = ", ".join(view.spec for view in self.composition.views)
         said = [f"one prompt: it is shown in every view ({views})"] if single else []
-        said += cost_of_guides(self, info) if self.guides else []
+        said += cost_of_guides(self, info, self.cascade.three) if self.guides else []
         return [*said, *notes(self.composition, info)]
+
+    def extra_calls(self, info: ModelInfo, timesteps: Sequence[float], *, searching: bool = False) -> dict[str, int]:
+        pixels = 0 if searching or not self.losses else self.cascade.steps_of_pixels(info, self.settings)
+        return calls_of_guides(self, info, len(timesteps), pixels)
 
     def sampling_timesteps(self, info: ModelInfo) -> list[float]:
         from diffkit.illusions.drawing import make_scheduler
@@ -225,7 +229,9 @@ class Illusion(Many, Steps, Eta, Guided, hub=DEEPFLOYD):
             settings = replace(settings, guidance=model.info.illusion_guidance)
         if above and model.info.latent and self.mode_3 == "first":
             labels = labels[:1]
-        around = partial(self.steered, seeds=seeds) if self.guides and not above else None
+        # Back through an upscaler's decoder, at 1024 px, it would take more memory than all else.
+        guided = self.guides and not (above and model.info.latent)
+        around = partial(self.steered, seeds=seeds) if guided else None
         return Prompted(*guide_each(model, labels, settings, len(seeds)), around)
 
     def draw(self, model: Model, batch: Batch) -> Drawing:

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from PIL import Image
 
+from diffkit.engine.losses import Color
 from diffkit.errors import ModelError, UsageError
 from diffkit.evaluation.classifier import SmallCNN, save_classifier
 from diffkit.jobs.anagram import Anagram
@@ -18,8 +20,10 @@ from diffkit.jobs.hybrid import Hybrid
 from diffkit.jobs.inpaint import Inpaint
 from diffkit.jobs.sample import Sample
 from diffkit.jobs.sdedit import SDEdit
+from diffkit.models import info, open_repo
 from diffkit.pictures.metadata import read_recipe
 from diffkit.types import Model
+from tests.models.conftest import make_if, make_sd
 from tests.support.drawing import Done, do
 from tests.support.families import FAMILIES, Counting, label_of, make_run
 from tests.support.tiny_clip import make_clip
@@ -103,6 +107,67 @@ def test_every_command_that_has_it_is_guided(models, command: str) -> None:
         return redness(do(Hybrid, model, (1, 2), classes=["one", "zero"], split="low_high:2", **fields))
 
     assert (run(guides=[f"{RED}@60"]) < run() - 0.01).all()
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sides of the pictures that a colour was asked of, in order."""
+    found: list[int] = []
+    real = Color.of
+
+    def of(self: Color, images: torch.Tensor, random: Any) -> torch.Tensor:
+        found.append(images.shape[-1])
+        return real(self, images, random)
+
+    monkeypatch.setattr(Color, "of", of)
+    return found
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A stage I on pixels, a stage II, and a latent upscaler."""
+    folder = tmp_path_factory.mktemp("stages")
+    make_if(folder / "one")
+    make_if(folder / "two", stage=2)
+    make_sd(folder / "up", in_channels=7, num_class_embeds=1000, prediction="v_prediction")
+    DDIMScheduler(beta_schedule="scaled_linear").save_pretrained(folder / "up" / "low_res_scheduler")
+    return {name: folder / name for name in ("one", "two", "up")}
+
+
+@pytest.mark.parametrize("through", ["x0", "network"])
+def test_guides_reach_the_stages_on_pixels_and_not_the_upscaler(
+    run_cli, tmp_path: Path, seen: list[int], stages: dict[str, Path], through: str
+) -> None:
+    common = ("anagram", "-m", stages["one"], "--p1", "a cat", "--p2", "a dog", "--steps", 3, "-n", 2)
+    common = (*common, "--model-2", stages["two"], "--guide-through", through, "--json")
+    small, large = info(open_repo(stages["one"])).size[0], info(open_repo(stages["two"])).size[0]
+    guides = ("--guide", f"{RED}@60", "--guide", "color:red@1")
+    told = json.loads(run_cli(*common, *guides, "--dry-run").stdout)
+    assert told["loss_gradients"] == 2 * (3 + 3)
+    assert told["backward_passes"] == (6 if through == "network" else 0)
+    done = run_cli(*common, *guides, "-o", tmp_path / "guided")
+    assert done.code == 0, done.stderr
+    assert seen == [small] * 6 + [large] * 6
+    assert "is not guided" not in done.stderr
+    plain = run_cli(*common, "-o", tmp_path / "plain")
+    images = [np.asarray(Image.open(path)).astype(float) for ran in (done, plain)
+              for path in json.loads(ran.stdout)["images"]]  # fmt: skip
+    far = [float(np.abs(image - (255, 32, 0)).mean()) for image in images]
+    assert max(far[:2]) < min(far[2:]) - 5
+    seen.clear()
+    ran = run_cli(*common, "--model-3", stages["up"], "--steps-3", 2, *guides, "-o", tmp_path / "up")
+    assert ran.code == 0, ran.stderr
+    assert seen == [small] * 6 + [large] * 6
+    assert f"{stages['up']} is not guided" in ran.stderr
+
+
+def test_a_dry_run_counts_the_gradients_of_a_search(run_cli, tmp_path: Path, seen: list[int]) -> None:
+    common = ("anagram", "-m", make_run(tmp_path / "run", size=8), "--c1", "one", "--c2", "zero", "--steps", 4)
+    common = (*common, "--best-of", 6, "--scorer", f"classifier:{small(tmp_path)}", "--batch-size", 2)
+    common = (*common, "--guide", "color:black@50", "-o", tmp_path / "a", "--json")
+    told = json.loads(run_cli(*common, "--dry-run").stdout)
+    run_cli(*common)
+    assert told["loss_gradients"] == len(seen) == told["unet_calls"]
 
 
 def test_a_searched_picture_is_the_guided_one(run_cli, tmp_path: Path) -> None:
