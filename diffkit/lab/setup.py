@@ -23,6 +23,7 @@ from diffkit.lab.words import words_for
 from diffkit.models import info, open_repo
 from diffkit.models.bundled import BUNDLED
 from diffkit.pictures.files import file_digest, output_folder, write_whole
+from diffkit.pictures.images import open_image
 
 if TYPE_CHECKING:
     from diffkit.types import ModelInfo
@@ -133,7 +134,7 @@ def _photos(folder: Path) -> list[Path]:
     package = find_spec("sklearn")
     there = Path(package.origin).parent / "datasets" / "images" if package and package.origin else Path()
     found = [there / f"{name}.jpg" for name in ("china", "flower")]
-    return [write_input(folder, path.stem, opened(path)) for path in found if path.is_file()]
+    return [write_input(folder, path.stem, open_image(path)) for path in found if path.is_file()]
 
 
 def write_input(folder: Path, name: str, image: Image.Image) -> Path:

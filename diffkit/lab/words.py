@@ -48,7 +48,11 @@ SMALL = Words(
     several=("a red heart", "a handwritten three", "the letter R"),
     plain=None,
     edits=("a green tree", "the letter K", "an orange star"),
-    flips=(("the letter M", "the letter W"), ("the letter A", "the letter V"), ("a handwritten three", "the letter E")),
+    flips=(
+        ("the letter M", "the letter W"),
+        ("the letter A", "the letter V"),
+        ("a handwritten two", "a handwritten five"),
+    ),
     turns=(("a handwritten six", "a handwritten nine"), ("the letter M", "the letter W")),
     others=(("rotate_cw", ("the letter Z", "the letter N")), ("rotate_ccw", ("the letter C", "the letter U"))),
     hybrids=(
