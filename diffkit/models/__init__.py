@@ -37,12 +37,21 @@ FAMILIES = {
     "stable_diffusion_xl": (
         "StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline",
     ),
+    "stable_diffusion_3": (
+        "StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline",
+    ),
     "pixnerd": ("PixNerdPipeline", "PixNerdTransformer2DModel"),
     "pixnerd_class": ("PixNerdClassPipeline", "PixNerdClassTransformer2DModel"),
 }  # fmt: skip
 
 # Networks of known pipelines that cannot draw without the rest of them.
-_ALONE = ("UNet2DConditionModel", "DiTTransformer2DModel", "Transformer2DModel", "AutoencoderKL")
+_ALONE = (
+    "UNet2DConditionModel",
+    "DiTTransformer2DModel",
+    "Transformer2DModel",
+    "SD3Transformer2DModel",
+    "AutoencoderKL",
+)
 
 
 def _family(repo: Repo) -> Any:

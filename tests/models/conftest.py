@@ -145,11 +145,11 @@ def clip_encoder(vocabulary: int):
     ).eval()  # fmt: skip
 
 
-def t5_encoder(vocabulary: int):
+def t5_encoder(vocabulary: int, width: int = 16):
     from transformers import T5Config, T5EncoderModel
 
     torch.manual_seed(1)
-    config = T5Config(vocab_size=vocabulary, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+    config = T5Config(vocab_size=vocabulary, d_model=width, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
     return T5EncoderModel(config).eval()
 
 
@@ -237,6 +237,39 @@ def make_sdxl(folder: Path, *, name: str = "StableDiffusionXLPipeline", vae: dic
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, timestep_spacing="leading",
     )  # fmt: skip
     write_index(folder, name, parts, force_zeros_for_empty_prompt=True)
+    return parts
+
+
+SD3_TRANSFORMER = {
+    "sample_size": 8, "patch_size": 2, "in_channels": 16, "out_channels": 16, "num_layers": 2, "attention_head_dim": 8,
+    "num_attention_heads": 2, "joint_attention_dim": 64, "caption_projection_dim": 16, "pooled_projection_dim": 32,
+    "pos_embed_max_size": 12,
+}  # fmt: skip
+
+
+def make_sd3(
+    folder: Path, *, name: str = "StableDiffusion3Pipeline", t5: bool = True, scheduler=None, **transformer
+) -> dict:
+    """Write a tiny Stable Diffusion 3 repository, with its third text encoder or without; return its parts."""
+    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+
+    parts: dict = {}
+    for number, (place, width, projection) in enumerate((("", 24, 12), ("_2", 32, 20)), start=6):
+        parts[f"tokenizer{place}"] = clip_tokenizer(folder / f"tokenizer{place}")
+        encoder = projected_clip_encoder(len(parts[f"tokenizer{place}"]), width, projection, seed=number)
+        parts[f"text_encoder{place}"] = encoder
+    if t5:
+        parts["tokenizer_3"] = t5_tokenizer(folder / "tokenizer_3")
+        parts["text_encoder_3"] = t5_encoder(len(parts["tokenizer_3"]), SD3_TRANSFORMER["joint_attention_dim"])
+    torch.manual_seed(8)
+    parts["transformer"] = SD3Transformer2DModel(**SD3_TRANSFORMER | transformer).eval()
+    parts["vae"] = AutoencoderKL(
+        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=16, norm_num_groups=4,
+        up_block_types=("UpDecoderBlock2D",) * 2, sample_size=16, scaling_factor=1.5305, shift_factor=0.0609,
+        force_upcast=True, use_quant_conv=False, use_post_quant_conv=False,
+    ).eval()  # fmt: skip
+    parts["scheduler"] = scheduler or FlowMatchEulerDiscreteScheduler(shift=3.0)
+    write_index(folder, name, parts, **({} if t5 else {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}))
     return parts
 
 
