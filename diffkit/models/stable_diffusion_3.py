@@ -66,7 +66,11 @@ class TwoClipsAndT5(TextEncoding):
 
     def embed(self, repo: Repo, parts: Mapping[str, LoadedPart], prompt: str) -> dict[str, Tensor]:
         """Return `encoder_hidden_states` (77 + 256, D) and `pooled_projections` (P1 + P2,)."""
-        clips, width = [parts[name](prompt, MAX_TOKENS, hidden=True) for name in _CLIPS], _width(repo)
+        width = _width(repo)
+        # Of a long prompt T5 reads more; without it the first CLIP says what is cut off.
+        clips = [
+            parts[name](prompt, MAX_TOKENS, hidden=True, quiet=_T5 in parts or name != _CLIPS[0]) for name in _CLIPS
+        ]
         words = torch.cat([clip.hidden_states[-2][0] for clip in clips], dim=-1)
         words = F.pad(words, (0, width - words.shape[-1]))
         # It was trained with T5 left out of many captions, as zeros; and T5 attends to its padding here.

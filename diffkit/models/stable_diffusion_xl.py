@@ -54,7 +54,8 @@ class TwoClips(TextEncoding):
 
     def embed(self, repo: Repo, parts: Mapping[str, LoadedPart], prompt: str) -> dict[str, Tensor]:
         """Return `encoder_hidden_states` (77, D1 + D2) and `text_embeds` (P,)."""
-        one, two = (parts[name](prompt, MAX_TOKENS, hidden=True) for name in ("text_encoder", "text_encoder_2"))
+        one = parts["text_encoder"](prompt, MAX_TOKENS, hidden=True)
+        two = parts["text_encoder_2"](prompt, MAX_TOKENS, hidden=True, quiet=True)
         # The last layer was trained for the pooled embedding; the one before says more of the words.
         words = torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1)
         return {"encoder_hidden_states": words[0], "text_embeds": two.text_embeds[0]}

@@ -64,20 +64,25 @@ class LoadedPart:
     encoder: PreTrainedModel
     device: torch.device
 
-    def tokens(self, text: str, length: int) -> Any:
-        """Return the tokens of a text, padded or cut to a length, as tensors (1, length); what is cut off is said."""
+    def tokens(self, text: str, length: int, quiet: bool = False) -> Any:
+        """Return the tokens of a text, padded or cut to a length, as tensors (1, length); what is cut off is said.
+
+        Not so with `quiet`: where another encoder reads on, or has said it.
+        """
         with quiet_libraries():
             tokens = self.tokenizer(
                 text, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
             )  # fmt: skip
             whole = self.tokenizer(text).input_ids
-        if len(whole) > length:
+        if len(whole) > length and not quiet:
             last = int(whole[-1] == self.tokenizer.eos_token_id)  # a mark of the end stays where there is one
             cut = self.tokenizer.decode(whole[length - last : len(whole) - last])
             LOG.warning("the prompt is longer than %d tokens; this part is not seen: %s", length, cut)
         return tokens
 
-    def __call__(self, text: str, length: int, *, masked: bool = False, hidden: bool = False) -> Any:
+    def __call__(
+        self, text: str, length: int, *, masked: bool = False, hidden: bool = False, quiet: bool = False
+    ) -> Any:
         """Run the encoder on a text.
 
         Args:
@@ -85,11 +90,12 @@ class LoadedPart:
             length: Tokens, padding included.
             masked: Whether the padding is hidden from the encoder's attention.
             hidden: Whether its layers' outputs are wanted, too.
+            quiet: See `tokens`.
 
         Returns:
             What the encoder's class gives, with a batch axis of 1.
         """
-        tokens = self.tokens(text, length)
+        tokens = self.tokens(text, length, quiet)
         options: dict[str, Any] = {"output_hidden_states": True} if hidden else {}
         mask = tokens.attention_mask.to(self.device) if masked else None
         return self.encoder(tokens.input_ids.to(self.device), attention_mask=mask, **options)

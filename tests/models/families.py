@@ -53,6 +53,7 @@ OF_LATENTS = {
     "upscale": ("upscale drawing.png -m MODEL -p x", "MODEL"),
     "negate direct": ("anagram -m MODEL PAIR --view negate --latent direct", "negate"),
     "raw": ("sample MODEL --raw", "--raw"),
+    "finetune": ("finetune --pretrained MODEL --dataset digits", "NETWORK"),
 }
 
 
@@ -92,9 +93,11 @@ class Family:
 
     def refusals(self) -> dict[str, tuple[str, str]]:
         """Return the lines that it refuses, and what the refusal names."""
-        return {
-            name: (COMMANDS[name].line, told) if isinstance(told, str) else told for name, told in self.refused.items()
-        }
+        found = {}
+        for name, told in self.refused.items():
+            line, named = (COMMANDS[name].line, told) if isinstance(told, str) else told
+            found[name] = (line, self.network if named == "NETWORK" else named)
+        return found
 
 
 DIFFUSION = {"SOLVER": "dpm++", "FRESH": "ddpm"}
@@ -117,7 +120,6 @@ FAMILIES: dict[str, Family] = {
             "prompt": ("sample MODEL -p a|shark", "--prompt"),
             "misspelled": ("sample MODEL -c trench", "'tench'"),
             "negative prompt": ("sample MODEL -c tench --negative-prompt blurry", "--negative-prompt"),
-            "finetune": ("finetune --pretrained MODEL --dataset digits", "DiTTransformer2DModel"),
         },
         parts=frozenset({"transformer", "vae", "scheduler"}),
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -110,8 +111,10 @@ def test_parity_text_to_image(tmp_path: Path, embeddings: Path, negative: str | 
     assert (theirs[0] - theirs[1]).abs().max() > 0.01
 
 
-def test_parity_without_guidance_and_oblong(tmp_path: Path, embeddings: Path) -> None:
-    parts = make_sd3(tmp_path / "m")
+@pytest.mark.parametrize("network", [{}, {"qk_norm": "rms_norm", "dual_attention_layers": [0]}], ids=["3", "3.5"])
+def test_parity_without_guidance_and_oblong(tmp_path: Path, embeddings: Path, network: dict[str, Any]) -> None:
+    """And with the attention of 3.5."""
+    parts = make_sd3(tmp_path / "m", **network)
     model, pipe = load(str(tmp_path / "m"), device="cpu"), stock(StableDiffusion3Pipeline, parts)
     close(drawn(model, [3], scale=1.0), run(pipe, [3], guidance_scale=1.0))
     close(drawn(model.at(12, 24), [3]), run(pipe, [3], height=24, width=48))
@@ -190,6 +193,18 @@ def test_prompt_tensors_are_those_of_the_stock_pipeline(
         torch.testing.assert_close(got["encoder_hidden_states"], words, rtol=0, atol=0)
         torch.testing.assert_close(got["pooled_projections"], pooled, rtol=0, atol=0)
         assert bool(words[:, 77:].any()) == t5
+
+
+@pytest.mark.parametrize(("t5", "words", "said"), [(True, 60, 0), (True, 200, 1), (False, 60, 1), (False, 20, 0)])
+def test_what_no_encoder_reads_of_a_long_prompt_is_said_once(
+    tmp_path: Path, embeddings: Path, caplog: pytest.LogCaptureFixture, t5: bool, words: int, said: int
+) -> None:
+    make_sd3(tmp_path / "m", t5=t5)
+    model = load(str(tmp_path / "m"), device="cpu")
+    with caplog.at_level(logging.WARNING, "diffkit"):
+        model.encode(["ab " * words])
+    assert len([line for line in caplog.messages if f"longer than {256 if t5 else 77} tokens" in line]) == said
+    assert len(caplog.messages) == said
 
 
 def test_prompts_with_t5_and_without_are_kept_apart(tmp_path: Path, embeddings: Path) -> None:
