@@ -12,6 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+from tiny_if import make_tiny_if
+from tiny_pixnerd_pipeline import make_pixnerd, make_pixnerd_class
+
+from diffkit.engine.schedules import make_noise_scheduler
+from diffkit.models.meta import RunMeta
+from diffkit.models.network import build_network, save_pipeline
+from diffkit.recipes.schema import ModelSpec, NoiseSpec
 from tests.models.conftest import make_dit, make_sd, make_sd3, make_sdxl
 
 
@@ -47,6 +55,28 @@ COMMANDS: dict[str, Cell] = {
     "denoise": Cell("denoise drawing.png -m MODEL TOLD --timesteps 300,700 --stride 250", 7),
 }  # fmt: skip
 
+# Refused by models that know classes; and by those that know prompts.
+OF_CLASSES = {
+    "prompt": ("sample MODEL -p a|shark", "--prompt"),
+    "misspelled": ("sample MODEL -c trench", "'trench'"),
+    "negative prompt": ("sample MODEL -c tench --negative-prompt blurry", "--negative-prompt"),
+}
+OF_PROMPTS = {"class": ("sample MODEL -c tench", "--class")}
+
+# Where the first level is (as good as) pure noise it holds nothing of an image, so that inverting ends one level below,
+# at the second of 3.
+NO_SIGNAL = {"interpolate images": 6, "invert": 8}
+# Flows refuse the samplers of diffusion; Heun's method asks twice a step but for the last one.
+OF_FLOWS = {"sampler of diffusion": ("sample MODEL --scheduler ddim", "flow")}
+CALLS_OF_FLOWS = NO_SIGNAL | {"sample freely": 3}
+
+# Further commands of models of pixels, and what they refuse: their pictures are no latents.
+IN_PIXELS = {"velocity": Cell("velocity drawing.png -m MODEL TOLD --times 0.25,0.5", 2)}
+OF_PIXELS: dict[str, tuple[str, str] | str] = {
+    "anagram direct": "--latent",
+    "upscale": ("upscale drawing.png -m MODEL -p x", "MODEL"),
+}
+
 # Refused by every family with latents that draws from noise, and what the refusal names.
 OF_LATENTS = {
     "velocity": ("velocity drawing.png -m MODEL TOLD", "pixels"),
@@ -55,6 +85,7 @@ OF_LATENTS = {
     "raw": ("sample MODEL --raw", "--raw"),
     "finetune": ("finetune --pretrained MODEL --dataset digits", "NETWORK"),
 }
+NO_RUN = {name: OF_LATENTS[name] for name in ("raw", "finetune")}
 
 
 @dataclass(frozen=True)
@@ -69,6 +100,7 @@ class Family:
         commands: Commands of its own.
         refused: Commands that it refuses, by name: of `COMMANDS` what the refusal names, of others the line, too.
         parts: Its parts, as `inspect` names them.
+        family: The name of the family's file, where the row has another one.
     """
 
     make: Callable[[Path], Any]
@@ -78,6 +110,7 @@ class Family:
     commands: Mapping[str, Cell] = field(default_factory=dict)
     refused: Mapping[str, tuple[str, str] | str] = field(default_factory=dict)
     parts: frozenset[str] = frozenset()
+    family: str = ""
 
     def line(self, text: str, model: str) -> list[str]:
         """Return a command line's words, with the family's and the model's in their places."""
@@ -100,6 +133,19 @@ class Family:
         return found
 
 
+def make_run(folder: Path, prediction: str) -> None:
+    """Write a pipeline of diffkit's own training, told a class."""
+    torch.manual_seed(0)
+    network = build_network(ModelSpec(preset="tiny", class_conditioning="embedding"), shape=(3, 16, 16), num_classes=3)
+    with torch.no_grad():  # fresh networks hardly tell classes apart
+        network.unet.class_embedding.weight.mul_(20)
+    meta = RunMeta(
+        prediction=prediction, conditioning="embedding", class_names=["tench", "crane", "maillot"], resolution=16,
+        channels=3, null_class=True,
+    )  # fmt: skip
+    save_pipeline(folder, network, make_noise_scheduler(NoiseSpec(prediction=prediction)), meta)
+
+
 DIFFUSION = {"SOLVER": "dpm++", "FRESH": "ddpm"}
 FLOW = {"SOLVER": "flow_heun", "FRESH": "flow_dpm++sde"}
 CLASSES = {
@@ -113,34 +159,54 @@ PROMPTS = {
 NAMES = {"0": "tench, Tinca tinca", "1": "crane", "2": "great white shark, white shark", "3": "crane", "4": "maillot"}
 
 FAMILIES: dict[str, Family] = {
+    "ddpm": Family(
+        partial(make_run, prediction="epsilon"), "UNet2DModel", DIFFUSION | CLASSES | {"SWEEP": "class=tench,2"},
+        calls=NO_SIGNAL,
+        commands=IN_PIXELS, refused=OF_PIXELS | OF_CLASSES, parts=frozenset({"unet", "scheduler"}),
+    ),
+    "flow": Family(
+        partial(make_run, prediction="flow"), "UNet2DModel", FLOW | CLASSES | {"SWEEP": "class=tench,2"},
+        calls=CALLS_OF_FLOWS, commands=IN_PIXELS, refused=OF_PIXELS | OF_CLASSES | OF_FLOWS,
+        parts=frozenset({"unet", "scheduler"}), family="ddpm",
+    ),
+    "deepfloyd": Family(
+        partial(make_tiny_if, stage=1, sample_size=16), "UNet2DConditionModel", DIFFUSION | PROMPTS,
+        commands=IN_PIXELS, refused=OF_PIXELS | OF_PROMPTS | NO_RUN,
+        parts=frozenset({"unet", "scheduler", "text_encoder", "tokenizer"}),
+    ),
+    "pixnerd": Family(
+        partial(make_pixnerd, sample_size=16), "PixNerdTransformer2DModel", FLOW | PROMPTS, calls=CALLS_OF_FLOWS,
+        commands=IN_PIXELS | {
+            "authors": Cell("sample MODEL TOLD --scheduler flow_adams --shift 3 --guidance 4 --steps 3", 3),
+        },
+        refused=OF_PIXELS | OF_PROMPTS | OF_FLOWS | NO_RUN,
+        parts=frozenset({"transformer", "scheduler", "text_encoder", "tokenizer"}),
+    ),
+    "pixnerd_class": Family(
+        partial(make_pixnerd_class, sample_size=16, id2label={0: "tench", 1: "crane", 2: "maillot"}),
+        "PixNerdClassTransformer2DModel", FLOW | CLASSES, calls=CALLS_OF_FLOWS,
+        commands=IN_PIXELS | {"authors": Cell("sample MODEL TOLD --steps 4 --guidance-interval 0.1:1", 4)},
+        refused=OF_PIXELS | OF_CLASSES | OF_FLOWS | NO_RUN, parts=frozenset({"transformer", "scheduler"}),
+    ),
     "dit": Family(
         partial(make_dit, id2label=NAMES), "DiTTransformer2DModel", DIFFUSION | CLASSES,
         commands={"sample all": Cell("sample MODEL -c all --steps 2", 2)},
-        refused=OF_LATENTS | {
-            "prompt": ("sample MODEL -p a|shark", "--prompt"),
-            "misspelled": ("sample MODEL -c trench", "'tench'"),
-            "negative prompt": ("sample MODEL -c tench --negative-prompt blurry", "--negative-prompt"),
-        },
+        refused=OF_LATENTS | OF_CLASSES,
         parts=frozenset({"transformer", "vae", "scheduler"}),
     ),
     "stable_diffusion": Family(
-        make_sd, "UNet2DConditionModel", DIFFUSION | PROMPTS, refused=OF_LATENTS,
+        make_sd, "UNet2DConditionModel", DIFFUSION | PROMPTS, refused=OF_LATENTS | OF_PROMPTS,
         parts=frozenset({"unet", "vae", "scheduler", "text_encoder", "tokenizer"}),
     ),
     "stable_diffusion_xl": Family(
-        make_sdxl, "UNet2DConditionModel", DIFFUSION | PROMPTS, refused=OF_LATENTS,
+        make_sdxl, "UNet2DConditionModel", DIFFUSION | PROMPTS, refused=OF_LATENTS | OF_PROMPTS,
         parts=frozenset(
             {"unet", "vae", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"}
         ),
     ),
     "stable_diffusion_3": Family(
         make_sd3, "SD3Transformer2DModel", FLOW | PROMPTS,
-        # Pure noise holds nothing of an image: inverting ends one level below, at the second of 3.
-        calls={"interpolate images": 6, "invert": 8, "sample freely": 3},
-        refused=OF_LATENTS | {
-            "class": ("sample MODEL -c tench", "--class"),
-            "sampler of diffusion": ("sample MODEL --scheduler ddim", "flow"),
-        },
+        calls=CALLS_OF_FLOWS, refused=OF_LATENTS | OF_PROMPTS | OF_FLOWS,
         parts=frozenset(
             {"transformer", "vae", "scheduler", "text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer",
              "tokenizer_2", "tokenizer_3"}

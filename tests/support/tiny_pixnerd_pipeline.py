@@ -46,8 +46,10 @@ def make_pixnerd(folder: Path, **changes: int) -> dict:
     return {"transformer": network, "text_encoder": encoder, "tokenizer": tokenizer}
 
 
-def make_pixnerd_class(folder: Path, id2label: dict[int, str] | None = None) -> PixNerdClassTransformer2DModel:
+def make_pixnerd_class(
+    folder: Path, id2label: dict[int, str] | None = None, **changes: int
+) -> PixNerdClassTransformer2DModel:
     """Write the class-conditional pipeline, of five classes."""
-    network = class_network()
+    network = class_network(**changes)
     write_pipeline(folder, network, id2label=id2label)
     return network
