@@ -71,7 +71,10 @@ OF_FLOWS = {"sampler of diffusion": ("sample MODEL --scheduler ddim", "flow")}
 CALLS_OF_FLOWS = NO_SIGNAL | {"sample freely": 3}
 
 # Further commands of models of pixels, and what they refuse: their pictures are no latents.
-IN_PIXELS = {"velocity": Cell("velocity drawing.png -m MODEL TOLD --times 0.25,0.5", 2)}
+IN_PIXELS = {
+    "velocity": Cell("velocity drawing.png -m MODEL TOLD --times 0.25,0.5", 2),
+    "anagram guided": Cell("anagram -m MODEL PAIR --view jigsaw:4 --steps 2 --guide color:#5050a0@20", 2),
+}
 OF_PIXELS: dict[str, tuple[str, str] | str] = {
     "anagram direct": "--latent",
     "upscale": ("upscale drawing.png -m MODEL -p x", "MODEL"),

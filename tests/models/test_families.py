@@ -13,6 +13,7 @@ import torch
 from golden import pixels, told
 from PIL import Image
 
+from diffkit import models
 from tests.models.families import FAMILIES
 
 CELLS = [(family, name) for family, row in FAMILIES.items() for name in row.cells()]
@@ -66,6 +67,11 @@ def asked(network: str) -> Iterator[list[str]]:
         handle.remove()
 
 
+def test_no_family_is_left_out() -> None:
+    missing = set(models.FAMILIES) - {row.family or name for name, row in FAMILIES.items()}
+    assert not missing, "give it a row in tests/models/families.py"
+
+
 @pytest.mark.parametrize(("family", "name"), CELLS, ids=lambda part: part.replace(" ", "-"))
 def test_every_command_draws_foretells_and_draws_again(run, run_cli, family: str, name: str) -> None:
     cell = FAMILIES[family].cells()[name]
@@ -100,13 +106,12 @@ def test_noise_goes_up_without_the_network(run, run_cli, family: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_it_is_told_and_seeds_make_the_picture(run, family: str) -> None:
-    one, same, other, seeded = (
+    one, same, other, seeded, unguided = (
         pixels(run(family, f"sample MODEL {line} --steps 3")["images"][0])
-        for line in ("TOLD", "TOLD", "OTHER", "TOLD --seed 1")
+        for line in ("TOLD", "TOLD", "OTHER", "TOLD --seed 1", "TOLD -g 1")
     )
     assert abs(one - same).max() == 0
-    assert abs(one - other).max() > 5
-    assert abs(one - seeded).max() > 5
+    assert all(abs(one - changed).max() > 5 for changed in (other, seeded, unguided))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -134,7 +139,19 @@ def test_inspect(run_cli, folder, monkeypatch, tmp_path, family: str) -> None:
     said = json.loads(ran.stdout)
     assert said["model"]["family"] == (FAMILIES[family].family or family)
     assert set(said["components"]) == FAMILIES[family].parts
-    assert said["parameters"] > 1000
+    network = [part for part in said["components"].values() if part["class"] == FAMILIES[family].network]
+    assert [part["parameters"] > 1000 for part in network] == [True]
     ran = run_cli("inspect", family, "--image", "drawing.png", "-o", tmp_path / "back.png", "--json")
     assert (ran.code == 0) == ("vae" in FAMILIES[family].parts), ran.stderr
     assert ran.code == 0 or "no VAE" in ran.stdout
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_embed(run_cli, folder, monkeypatch, tmp_path, family: str) -> None:
+    """Prompts are encoded ahead, where it takes any."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("DIFFKIT_CACHE", str(tmp_path))
+    ran = run_cli("embed", "a cat", "-m", family, "--json")
+    text = "text_encoder" in FAMILIES[family].parts
+    assert (ran.code == 0) == text == bool(list(tmp_path.rglob("*.safetensors"))), ran.stderr
+    assert text or "knows no prompts" in ran.stdout
