@@ -86,7 +86,7 @@ def test_a_thousand_levels(name: str, beta_schedule: str) -> None:
         assert (grid[0] <= 999, grid[-1] >= 0, len(set(grid))) == (True, True, len(grid))
 
 
-@pytest.mark.parametrize("name", ["flow_euler", "flow_heun"])
+@pytest.mark.parametrize("name", [name for name, row in SAMPLERS.items() if row.flow])
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_flows(name: str, shift: float) -> None:
     for levels in (20, 1000):
