@@ -1,12 +1,14 @@
 """Model families, one file each: what a model is (`info`), and the model itself (`load`).
 
 A family is a module with `info(repo) -> ModelInfo`, which reads configurations alone, and
-`load(repo, info, options) -> Model`. It is found by what model_index.json or config.json says; nothing heavy is
+`load(repo, info, options) -> Model`. Its `TEXT_ENCODER` is how prompts are encoded, by pipeline class where its
+pipelines differ. It is found by what model_index.json or config.json says; nothing heavy is
 imported before a model is asked for, and then only its own family.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +44,7 @@ FAMILIES = {
     ),
     "pixnerd": ("PixNerdPipeline", "PixNerdTransformer2DModel"),
     "pixnerd_class": ("PixNerdClassPipeline", "PixNerdClassTransformer2DModel"),
+    "prx": ("PRXPipeline", "PRXPixelPipeline"),
 }  # fmt: skip
 
 # Networks of known pipelines that cannot draw without the rest of them.
@@ -50,6 +53,7 @@ _ALONE = (
     "DiTTransformer2DModel",
     "Transformer2DModel",
     "SD3Transformer2DModel",
+    "PRXTransformer2DModel",
     "AutoencoderKL",
 )
 
@@ -84,7 +88,8 @@ def text_encoding(repo: Repo) -> TextEncoding | None:
     Raises:
         ModelError: No family can load it.
     """
-    encoding: TextEncoding | None = _family(repo).TEXT_ENCODER
+    found = _family(repo).TEXT_ENCODER
+    encoding: TextEncoding | None = found[repo.pipeline] if isinstance(found, Mapping) else found
     return encoding
 
 

@@ -12,9 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import diffusers
 import torch
 from tiny_if import make_tiny_if
 from tiny_pixnerd_pipeline import make_pixnerd, make_pixnerd_class
+from tiny_prx import make_prx, make_prx_pixel
 
 from diffkit.engine.schedules import make_noise_scheduler
 from diffkit.models.meta import RunMeta
@@ -215,4 +217,22 @@ FAMILIES: dict[str, Family] = {
              "tokenizer_2", "tokenizer_3"}
         ),
     ),
+    "prx": Family(
+        make_prx, "PRXTransformer2DModel", FLOW | PROMPTS,
+        calls=CALLS_OF_FLOWS, refused=OF_LATENTS | OF_PROMPTS | OF_FLOWS,
+        commands={"steps that suit it": Cell("sample MODEL TOLD", 28)},
+        parts=frozenset({"transformer", "vae", "scheduler", "text_encoder", "tokenizer"}),
+    ),
+    "prx_deep": Family(
+        partial(make_prx, deep=True), "PRXTransformer2DModel", FLOW | PROMPTS,
+        calls=CALLS_OF_FLOWS, refused=OF_LATENTS | OF_PROMPTS | OF_FLOWS,
+        parts=frozenset({"transformer", "vae", "scheduler", "text_encoder", "tokenizer"}), family="prx",
+    ),
+    "prx_pixel": Family(
+        make_prx_pixel, "PRXTransformer2DModel", FLOW | PROMPTS, calls=CALLS_OF_FLOWS,
+        commands=IN_PIXELS, refused=OF_PIXELS | OF_PROMPTS | OF_FLOWS | NO_RUN,
+        parts=frozenset({"transformer", "scheduler", "text_encoder", "tokenizer"}), family="prx",
+    ),
 }  # fmt: skip
+if not hasattr(diffusers, "PRXPixelPipeline"):  # before 0.39, whose transformer lacks what pixels need
+    del FAMILIES["prx_pixel"]
