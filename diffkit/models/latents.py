@@ -29,6 +29,7 @@ Scale: TypeAlias = float | Sequence[float]
 
 FOLDER = "vae"
 SCALING = 0.18215  # diffusers' default for an AutoencoderKL, that of Stable Diffusion 1.x and 2.x
+_DEEP_SCALING = 1.0  # and for an AutoencoderDC
 
 
 class LatentCodec:
@@ -142,7 +143,8 @@ def vae_scaling(repo: Repo, config: Mapping[str, Any]) -> Scale:
     Raises:
         ModelError: The configuration says something that is no positive number.
     """
-    value, where = config.get("scaling_factor", SCALING), f"{repo.id}: {FOLDER}/config.json"
+    default = _DEEP_SCALING if config.get("_class_name") == "AutoencoderDC" else SCALING
+    value, where = config.get("scaling_factor", default), f"{repo.id}: {FOLDER}/config.json"
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
         raise wrong(where, "scaling_factor", value, "a positive number")
     spread = config.get("latents_std")

@@ -7,6 +7,7 @@ import torch
 from diffkit.models import text_encoding
 from diffkit.models.kinds import network_class
 from diffkit.models.repo import Repo
+from diffkit.models.text_encodings import encoder_class
 from diffkit.models.weights import quiet_libraries
 from diffkit.types import ModelInfo
 
@@ -38,9 +39,7 @@ def count_parts(repo: Repo, info: ModelInfo) -> dict[str, int]:
 
 
 def _count_encoder(name: str, config: dict[str, object]) -> int:
-    import transformers
-
-    kind = getattr(transformers, name, None)
+    kind = encoder_class(name)
     if kind is None:
         return 0
     try:

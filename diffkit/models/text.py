@@ -21,7 +21,7 @@ from diffkit.models.memory import default_dtype, make_plan
 from diffkit.models.options import LoadOptions
 from diffkit.models.prompt_cache import EmbeddingCache, fingerprint
 from diffkit.models.repo import Repo
-from diffkit.models.text_encodings import LoadedPart, TextEncoding, TextPart, installed
+from diffkit.models.text_encodings import LoadedPart, TextEncoding, TextPart, encoder_class, installed
 from diffkit.models.weights import load_component, preferred, quiet_libraries
 
 if TYPE_CHECKING:
@@ -162,8 +162,14 @@ class PromptEncoder:
         wide = torch.float32 if self.device.type == "cpu" else self.encoding.half
         work = wide if self.dtype == torch.float16 else self.dtype
         repo, folder = self._home(part, part.encoder)
+        kind = encoder_class(part.encoder_class)
+        if kind is None:
+            raise ModelError(
+                f"{repo.id}: transformers {transformers.__version__} has no {part.encoder_class.rpartition('.')[2]}",
+                "pip install -U transformers",
+            )
         encoder = load_component(
-            repo, getattr(transformers, part.encoder_class), folder, prefer=self.prefer, dtype=work,
+            repo, kind, folder, prefer=self.prefer, dtype=work,
             allow_pickle=self.allow_pickle, **options,
         )  # fmt: skip
         return LoadedPart(tokenizer, encoder if eight else encoder.to(self.device), self.device)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ class TextPart:
         tokenizer: The tokenizer's folder in the repository.
         encoder: The encoder's.
         tokenizer_class: Its class in transformers.
-        encoder_class: Likewise.
+        encoder_class: Likewise; with its module where the library shows it nowhere else.
         vocabularies: Sets of files, one of which the tokenizer cannot do without: lacking all, transformers makes up an
             empty vocabulary and says nothing.
         eight_bit: Whether it is so large that the lowest memory loads it in 8 bits (CUDA and bitsandbytes).
@@ -197,6 +198,15 @@ def clean_prompt(prompt: str) -> str:
     # The rules are diffusers' own, or the embeddings would differ from what the model was trained on.
     pipeline = IFPipeline.__new__(IFPipeline)
     return str(pipeline._text_preprocessing(prompt, clean_caption=True)[0])
+
+
+def encoder_class(name: str) -> Any:
+    """Return a class of transformers, given as `TextPart.encoder_class`; None where this version has none."""
+    module, _, last = name.rpartition(".")
+    try:
+        return getattr(import_module(f"transformers.{module}" if module else "transformers"), last, None)
+    except ModuleNotFoundError:
+        return None
 
 
 def installed(module: str) -> bool:
