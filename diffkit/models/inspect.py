@@ -118,7 +118,7 @@ def check_vae(repo: Repo) -> None:
         UsageError: It works on pixels.
     """
     if not models.info(repo).latent:
-        raise UsageError(f"`image`: {repo.id} works on pixels and has no VAE", "Leave `image` out.")
+        raise UsageError(f"{repo.id} works on pixels and has no VAE to send an image through", "Leave the image out.")
 
 
 def _parts(repo: Repo, known: ModelInfo) -> dict[str, tuple[str, str]]:
