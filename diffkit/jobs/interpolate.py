@@ -58,7 +58,7 @@ class Interpolate(OnePrompt, Steps, name="interpolate", hub=STABLE_DIFFUSION):
         if self.image is not None:
             exact_sampler(info.scheduler, self.settings)
         elif self.scheduler not in (None, "ddim", "flow_euler"):
-            raise UsageError("interpolation goes with `scheduler` ddim only", "Leave it out.")
+            raise UsageError("interpolation goes with `scheduler` ddim (flow_euler for flows) only", "Leave it out.")
 
     def sampling_timesteps(self, info: ModelInfo) -> list[float]:
         """Return those of the way up, where two images are inverted, and of the way down."""

@@ -293,5 +293,6 @@ def _check_levels(scheduler: SchedulerMixin, where: str) -> None:
     betas = config.get("trained_betas")
     if betas is not None and len(betas) != levels:
         raise wrong(where, "num_train_timesteps", levels, f"{len(betas)}, one level for each of trained_betas")
-    if "prediction_type" in config and config["prediction_type"] not in DIFFUSION:
-        raise wrong(where, "prediction_type", config["prediction_type"], f"one of {', '.join(DIFFUSION)}")
+    known = ("flow_prediction", "sample") if config.get("use_flow_sigmas") else DIFFUSION
+    if "prediction_type" in config and config["prediction_type"] not in known:
+        raise wrong(where, "prediction_type", config["prediction_type"], f"one of {', '.join(known)}")

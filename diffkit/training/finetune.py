@@ -15,6 +15,7 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
+from diffkit.engine.flows import noise_scale, predicts_clean
 from diffkit.engine.samplers import is_flow
 from diffkit.engine.schedules import make_noise_scheduler
 from diffkit.errors import ModelError, UsageError
@@ -138,6 +139,11 @@ def _scheduler(repo: Repo, source: ModelInfo, recipe: Recipe) -> tuple[Scheduler
         LOG.info("%s has no scheduler: taking the recipe's (%s)", repo.id, recipe.noise.schedule)
         return make_noise_scheduler(recipe.noise), recipe.noise.prediction
     flow = is_flow(own)
+    if flow and (predicts_clean(own) or noise_scale(own) != 1.0):
+        raise UsageError(
+            f"{source.id} is a flow that predicts x0 or has its noise scaled, which training does not know",
+            "Fine-tune a flow that predicts the velocity, or a model of diffusion.",
+        )
     scheduler = (FlowMatchEulerDiscreteScheduler if flow else DDPMScheduler).from_config(own.config)
     prediction = str(source.record.get("prediction") or ("flow" if flow else scheduler.config.prediction_type))
     actual = {"prediction": prediction, "timesteps": scheduler.config.num_train_timesteps}

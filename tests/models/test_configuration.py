@@ -128,6 +128,7 @@ WRONG: list[tuple[str, str, dict[str, Any], str]] = [
     ("ddpm", SCHEDULER, {"prediction_type": "noise"}, "prediction_type is 'noise'; needed: one of epsilon, sample"),
     ("sd", SCHEDULER, {"prediction_type": "flow"}, "prediction_type"),
     ("ddpm", SCHEDULER, {"prediction_type": None}, "prediction_type"),
+    ("ddpm", SCHEDULER, {"_class_name": "DPMSolverMultistepScheduler", "use_flow_sigmas": True}, "flow_prediction"),
     ("ddpm", SCHEDULER, {"num_train_timesteps": 0}, "num_train_timesteps is 0"),
     ("ddpm", SCHEDULER, {"num_train_timesteps": -10}, "num_train_timesteps is -10"),
     ("ddpm", SCHEDULER, {"num_train_timesteps": "1000"}, "num_train_timesteps is '1000'"),

@@ -48,6 +48,16 @@ def outputs(network, x, t, labels=None):
         return network(x, t, labels)
 
 
+@pytest.mark.parametrize("fields", [{"prediction_type": "sample"}, {"prediction_type": "sample", "noise_scale": 2.0}])
+def test_a_flow_that_training_does_not_know_is_refused(tmp_path, fields):
+    folder = make_run(tmp_path / "flow", "flow", size=16)
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    (folder / "diffkit.json").unlink()
+    with pytest.raises(UsageError, match="predicts x0"):
+        load_pretrained(recipe(folder, "dataset.channels=1"), (1, 16, 16), 0)
+
+
 def test_the_schedule_and_the_prediction_type_are_the_sources(source, caplog):
     network, scheduler, prediction = load_pretrained(recipe(source, "dataset.channels=3"), (3, 16, 16), 0)
     assert isinstance(scheduler, DDPMScheduler)
