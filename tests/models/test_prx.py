@@ -14,13 +14,15 @@ import torch
 from tiny_prx import TOKENS, make_prx, make_prx_pixel
 from torch import Tensor
 
+from diffkit.engine.constraints import keep_known
 from diffkit.engine.guidance import cfg
 from diffkit.engine.levels import level
 from diffkit.engine.samplers import make_sampler
-from diffkit.engine.sampling import denoise, generators, pure_noise, set_grid
+from diffkit.engine.sampling import denoise, generators, pure_noise, sdedit_start, set_grid
 from diffkit.errors import ModelError, UsageError
 from diffkit.models import info, load, open_repo, prx, text_encoding
 from diffkit.models.memory import count_parameters
+from diffkit.models.parts import count_parts
 
 KINDS = ("kl", "dc", "pixel")
 PIXEL = hasattr(diffusers, "PRXPixelPipeline")
@@ -156,6 +158,9 @@ def test_everything_is_known_without_weights(tmp_path, kind):
     assert (known.guidance, known.steps, known.source, known.null) == (4.0, 28, "noise", True)
     assert known.text_encoder == ("qwen3vl" if pixel else "t5gemma")
     assert count_parameters(known.network) == sum(p.numel() for p in parts["transformer"].parameters())
+    beside = [name for name in ("text_encoder", "vae") if name in parts]
+    counted = {name: sum(p.numel() for p in parts[name].parameters()) for name in beside}
+    assert count_parts(open_repo(tmp_path), known) == counted
     with pytest.raises(ModelError, match="transformer"):
         load(str(tmp_path), device="cpu")
 
@@ -172,6 +177,14 @@ def test_the_levels_of_pixels_hold_noise_of_its_scale(tmp_path):
         assert level(scheduler, t) == pytest.approx((1 - share, 2 * share))
     noise = model.noise(generators([0]))
     assert torch.equal(pure_noise(scheduler, noise), 2 * noise)
+    picture = torch.rand_like(noise)
+    begun, start, _ = sdedit_start(scheduler, picture, noise, 0.6)
+    share = float(scheduler.timesteps[start]) / 1000
+    torch.testing.assert_close(begun, (1 - share) * picture + 2 * share * noise)
+    held = keep_known(scheduler, picture, torch.zeros(1, 1, 16, 16), generators([1]))
+    kept, share = held(noise, 1, scheduler.timesteps[1], scheduler.timesteps[2]), float(scheduler.timesteps[2]) / 1000
+    left = (kept - (1 - share) * picture) / share
+    assert 1.9 < float(left.std()) < 2.1
     make_prx_pixel(tmp_path / "other", noise_scale=1.5)
     assert level(load(str(tmp_path / "other"), device="cpu").scheduler, 500) == pytest.approx((0.5, 0.75))
 
