@@ -179,7 +179,7 @@ def iterative(year: int | None) -> Section:
                     f"{steps} steps. Many steps look sharper, and need not be nearer in pixels: one step estimates the"
                     " mean of what the picture may be, many choose one of these."]  # fmt: skip
 
-        return Plan([piece], measured, (*converted(lab), *counted(lab, year)) if flow else ())
+        return Plan([piece], measured, (*converted(lab), *counted(lab, year, begin)) if flow else ())
 
     return plan
 

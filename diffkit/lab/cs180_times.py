@@ -50,14 +50,14 @@ def named(lab: Lab, year: int | None) -> dict[str, str]:
     return {str(t): f"{time:g}" for t, time in zip(starts(lab, year), TIMES, strict=True)}
 
 
-def counted(lab: Lab, year: int | None) -> tuple[str, ...]:
-    """Say which of the model's timesteps the course's times are."""
-    times = named(lab, year)
+def counted(lab: Lab, year: int | None, only: int | None = None) -> tuple[str, ...]:
+    """Say which of the model's timesteps the course's times are; of `only` one timestep where it is given."""
+    times = {t: time for t, time in named(lab, year).items() if only is None or t == str(only)}
     if not times:
         return ()
-    return (
-        f"The pictures are marked by the model's timesteps: {', '.join(times)} are t = {', '.join(times.values())}.",
-    )
+    word = "is" if len(times) == 1 else "are"
+    found, asked = ", ".join(times), ", ".join(times.values())
+    return (f"The pictures are marked by the model's timesteps: {found} {word} t = {asked}.",)
 
 
 def sampler(lab: Lab, year: int | None) -> dict[str, Any]:

@@ -171,7 +171,7 @@ def lr_decay(year: int | None) -> Section:
                 Table(
                     ("epoch", *(f"{row['epoch']:.2g}" for row in some)),
                     (
-                        ("learning rate", *(f"{row['lr']:.2e}" for row in some)),
+                        ("learning rate", *(f"{row['lr']:.2g}" for row in some)),
                         ("loss", *(f"{row['loss']:.4f}" for row in some)),
                     ),
                 )
