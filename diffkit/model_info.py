@@ -5,9 +5,11 @@ A family makes it (`diffkit.models`) before weights are read, and no torch is ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from diffkit.errors import UsageError
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -59,6 +61,8 @@ class ModelInfo:
         one_step: It denoises in one call and has no timesteps.
         noise_level: Of a model that draws from a small image: the noise on that image that suits it, in timesteps.
         input_multiple: Of the same: what the sides of the small image are multiples of; 0 where its size is fixed.
+        size_multiple: What the sides of its pictures are multiples of, where it draws other sizes, too; 0 where not.
+        refit: What else changes with the size, of models that say so: takes what it is at a new size, and may refuse.
         record: What diffkit wrote of a model that it trained (`diffkit.json`); empty for others.
         vocabulary: Tokens of a model of captions that diffkit trained; None where nothing is known.
     """
@@ -87,6 +91,8 @@ class ModelInfo:
     one_step: bool = False
     noise_level: int = 0
     input_multiple: int = 0
+    size_multiple: int = 0
+    refit: Callable[[ModelInfo], ModelInfo] | None = field(default=None, repr=False, compare=False)
     record: Mapping[str, Any] = field(default_factory=dict, repr=False)
     vocabulary: tuple[str, ...] | None = field(default=None, repr=False)
 
@@ -94,6 +100,24 @@ class ModelInfo:
     def timesteps(self) -> int:
         """T, the number of levels of its noise schedule."""
         return int(self.scheduler.config.num_train_timesteps)
+
+    def resized(self, height: int, width: int) -> ModelInfo:
+        """Return what it is for pictures of another size, in pixels.
+
+        Raises:
+            UsageError: It draws no such size.
+        """
+        if (height, width) == self.size:
+            return self
+        size, unit = f"{width}x{height}", self.size_multiple
+        if not unit:
+            raise UsageError(f"{self.id} draws {self.size[1]}x{self.size[0]} pixels only, not {size}")
+        if height < 1 or width < 1 or height % unit or width % unit:
+            raise UsageError(f"{self.id} draws pictures whose sides are multiples of {unit}, not {size}")
+        factor = self.factor
+        sample = (self.sample[0], height // factor, width // factor)
+        other = replace(self, size=(height, width), sample=sample)
+        return self.refit(other) if self.refit else other
 
     @property
     def factor(self) -> int:

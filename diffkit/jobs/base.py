@@ -18,7 +18,7 @@ from diffkit.engine.settings import Settings, check_settings, interval, without_
 from diffkit.errors import UsageError, did_you_mean
 from diffkit.jobs.batch import Row
 from diffkit.jobs.choose import default_model
-from diffkit.jobs.fields import Option, explain, opt
+from diffkit.jobs.fields import Option, explain, opt, size_of
 from diffkit.jobs.fields import arg as arg
 from diffkit.jobs.hooks import Hooks
 from diffkit.models.options import LoadOptions
@@ -165,6 +165,9 @@ class PictureJob(Job, Hooks):
     )
     revision: str | None = Field(None, description="The model's revision on the Hub.")
     variant: str | None = Field(None, description="The model's weight variant, for example fp16.")
+    resolution: Annotated[str | None, opt(metavar="WIDTHxHEIGHT")] = Field(
+        None, description="Pixels of its pictures, 768x512 or 512, of models that draw other sizes, too."
+    )
     negative_prompt: str | None = Field(None, description="What to stay away from, in words.")
     guidance: Annotated[float | None, opt("guidance", "g")] = Field(
         None, description="Classifier-free guidance: 0 unconditional, 1 conditional, above 1 guided."
@@ -185,7 +188,16 @@ class PictureJob(Job, Hooks):
     def model_post_init(self, context: Any) -> None:
         """Refuse settings that no model could take, and fields that do not go together."""
         check_settings(self.settings)
+        self.picture_size()
         self.check_fields()
+
+    def picture_size(self) -> tuple[int, int] | None:
+        """Return (height, width) of the pictures that were asked for; None for the model's own.
+
+        Raises:
+            UsageError: It is no size.
+        """
+        return None if self.resolution is None else size_of(self.resolution, "resolution")
 
     def words(self) -> list[str]:
         """Return all prompts, negative ones included: the default model depends on them, and they are encoded early."""

@@ -120,6 +120,18 @@ def numbers(text: str | Sequence[int], name: str, example: str) -> list[int]:
         raise ValueError(f"`{name}` is {text!r}; give whole numbers with commas, {example}") from None
 
 
+def size_of(text: str, name: str) -> tuple[int, int]:
+    """Read WIDTHxHEIGHT, or one number for a square, as (height, width).
+
+    Raises:
+        UsageError: It is no size.
+    """
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and len(side) < 6 and int(side) for side in sides):
+        raise UsageError(f"`{name}` {text!r} is no size in pixels", "Give for example 768x512 or 512.")
+    return int(sides[-1]), int(sides[0])
+
+
 def _with_commas(value: Any) -> Any:
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
 

@@ -29,7 +29,8 @@ class Prepared:
     Attributes:
         table: The combinations; their jobs are filled in.
         repo: The model's files.
-        info: What it is.
+        info: What it is, at the size that is drawn.
+        native: What it is at its own size, as it is loaded.
         loading: How it is loaded, as far as the jobs say.
         jobs: The jobs of all combinations.
         words: Their prompts, each once.
@@ -41,6 +42,7 @@ class Prepared:
     table: Table
     repo: Repo
     info: ModelInfo
+    native: ModelInfo
     loading: LoadOptions
     jobs: list[PictureJob]
     words: list[str]

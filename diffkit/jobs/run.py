@@ -152,8 +152,10 @@ def prepare(cls: type[PictureJob], values: Mapping[str, Any], options: Run) -> P
     _say([line for job in jobs for line in job.warnings()], warning=True)
     loading, source = jobs[0].loading(), jobs[0].model or jobs[0].default_model(words)
     repo = open_repo(source, revision=jobs[0].revision)
-    known = info(repo)
-    cls.check_source(known)
+    native = info(repo)
+    cls.check_source(native)
+    size = jobs[0].picture_size()
+    known = native if size is None else native.resized(*size)
     strange = list(dict.fromkeys(unknown_words(" ".join(words), known.vocabulary)))
     examples = [job.example() for job in jobs] if source == BUNDLED else [None]
     if all(examples):  # nobody says what to draw
@@ -168,7 +170,7 @@ def prepare(cls: type[PictureJob], values: Mapping[str, Any], options: Run) -> P
     _say(line for job in jobs for line in job.notices(known))
     first = [jobs[group[0]] for group in asked.groups]
     timesteps, stages = [job.sampling_timesteps(known) for job in first], [job.stages(known) for job in first]
-    return Prepared(replace(asked, cells=cells), repo, known, loading, jobs, words, strange, timesteps, stages)
+    return Prepared(replace(asked, cells=cells), repo, known, native, loading, jobs, words, strange, timesteps, stages)
 
 
 def check_place(name: str, count: int, options: Run) -> None:
@@ -213,7 +215,7 @@ def _unguided(job: PictureJob, known: ModelInfo, timesteps: Sequence[float]) -> 
 
 def load_prepared(prepared: Prepared, options: Run, device: str, watch: Watch, models: Models) -> Model:
     """Load the model; prompts are encoded at once, and the text encoder is gone before the network comes."""
-    job, known = prepared.jobs[0], prepared.info
+    job, known, native = prepared.jobs[0], prepared.info, prepared.native
     if prepared.strange:
         LOG.warning(
             "%s was never told what %s means: `diffkit inspect %s` lists its words",
@@ -227,12 +229,12 @@ def load_prepared(prepared: Prepared, options: Run, device: str, watch: Watch, m
     fresh = key not in models
     if fresh:
         watch.loading(known)
-        models[key] = load_opened(prepared.repo, known, how)
+        models[key] = load_opened(prepared.repo, native, how)
     if known.text:
         models[key].encode(sorted({*prepared.words, ""}))
     if fresh:
         watch.loaded(models[key])
-    return models[key]
+    return models[key] if known.size == native.size else models[key].at(*known.sample[1:])
 
 
 def processes(device: str) -> tuple[int, int, str, Any]:

@@ -19,7 +19,7 @@ from diffkit.jobs.fields import Option
 # What a sweep may not change: the model is loaded once, and the files are named by the seed.
 FIXED = {
     "model", "revision", "variant", "dtype", "memory", "num", "seed", "batch_size", "image", "image_b", "mask",
-    "max_batch", "no_safety_checker", "best_of",
+    "max_batch", "no_safety_checker", "best_of", "resolution",
 }  # fmt: skip
 MOST_CELLS = 1024
 

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffkit.errors import UsageError
 from diffkit.models.configuration import (
     check_multiple,
     field_of,
@@ -93,10 +92,6 @@ class PixNerd(TextModel):
         Raises:
             UsageError: A side that cannot be cut into as many patches.
         """
-        config = self.info.network.config
-        unit = config["sample_size"] // config["patch_size"]
-        if height < 1 or width < 1 or height % unit or width % unit:
-            raise UsageError(f"{self.info.id} draws pictures whose sides are multiples of {unit}, not {width}x{height}")
         other = self._resized(height, width)
         other.codec = PixelCodec(other.info.size, other.info.size)
         return other
@@ -122,7 +117,7 @@ def info(repo: Repo) -> ModelInfo:
         id=repo.id, revision=repo.revision, family="pixnerd", pipeline=repo.pipeline, channels=3, size=(side, side),
         sample=(3, side, side), network=network, scheduler=load_flow(repo), conditioning="text",
         text_encoder=TEXT_ENCODER.name, null=True, guidance=GUIDANCE, illusion_guidance=GUIDANCE, steps=STEPS,
-        record=record,
+        size_multiple=side // config["patch_size"], record=record,
     )  # fmt: skip
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -74,13 +73,8 @@ class PixNerdByClass(BaseModel):
         Raises:
             UsageError: A side that is not made of whole patches.
         """
-        patch = self.info.network.config["patch_size"]
-        if height < 1 or width < 1 or height % patch or width % patch:
-            raise UsageError(
-                f"{self.info.id} draws pictures whose sides are multiples of {patch}, not {width}x{height}"
-            )
         other = copy.copy(self)
-        other.info = replace(self.info, size=(height, width), sample=(3, height, width))
+        other.info = self.info.resized(height, width)
         other.codec = PixelCodec(other.info.size, other.info.size)
         return other
 
@@ -107,7 +101,7 @@ def info(repo: Repo) -> ModelInfo:
         id=repo.id, revision=repo.revision, family="pixnerd_class", pipeline=repo.pipeline, channels=3,
         size=(side, side), sample=(3, side, side), network=network, scheduler=load_flow(repo), conditioning="class",
         classes=names, synonyms=further, null=True, guidance=GUIDANCE, illusion_guidance=GUIDANCE, steps=STEPS,
-        record=record,
+        size_multiple=config["patch_size"], record=record,
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ import diffusers
 import torch
 from torch import Tensor
 
-from diffkit.errors import ModelError, UsageError
+from diffkit.errors import ModelError
 from diffkit.models.configuration import field_of, load_flow, read_network, read_record, whole_number, wrong
 from diffkit.models.kinds import network_class
 from diffkit.models.latents import vae_config
@@ -152,9 +152,6 @@ class PRX(TextModel):
         Raises:
             UsageError: A side that cannot be cut into patches.
         """
-        patch = self.info.network.config["patch_size"]
-        if height < 1 or width < 1 or height % patch or width % patch:
-            raise UsageError(f"{self.info.id} draws samples of multiples of {patch} a side, not {width}x{height}")
         other = self._resized(height, width)
         if not self.info.latent:
             other.codec = other._codec()  # a codec of pixels knows its size
@@ -202,7 +199,8 @@ def info(repo: Repo) -> ModelInfo:
         id=repo.id, revision=repo.revision, family="prx", pipeline=repo.pipeline, channels=3, size=(side, side),
         sample=(channels, side // factor, side // factor), network=network, scheduler=_scheduler(repo, pixels),
         conditioning="text", text_encoder=encoding.name, null=True, guidance=GUIDANCE,
-        illusion_guidance=ILLUSION_GUIDANCE, steps=STEPS, latent=not pixels, record=record,
+        illusion_guidance=ILLUSION_GUIDANCE, steps=STEPS, latent=not pixels,
+        size_multiple=factor * network.config["patch_size"], record=record,
     )  # fmt: skip
 
 

@@ -138,7 +138,8 @@ def info(repo: Repo) -> ModelInfo:
         text_encoder=TEXT_ENCODER.name, null=True, guidance=UPSCALER_GUIDANCE if source == "small" else GUIDANCE,
         illusion_guidance=UPSCALER_GUIDANCE if source == "small" else ILLUSION_GUIDANCE,
         source=source, latent=True, noise_level=UPSCALER_NOISE if source == "small" else 0,
-        input_multiple=8 if source == "small" else 0, record=record, vocabulary=tokens_of(repo, record),
+        input_multiple=8 if source == "small" else 0, size_multiple=0 if source == "small" else factor,
+        record=record, vocabulary=tokens_of(repo, record),
     )  # fmt: skip
 
 

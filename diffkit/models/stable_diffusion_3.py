@@ -99,17 +99,7 @@ class StableDiffusion3(TextModel):
         Raises:
             UsageError: They cannot be cut into patches, or are larger than the table of positions.
         """
-        config, factor = self.info.network.config, self.info.factor
-        patch, most = int(config["patch_size"]), int(config["pos_embed_max_size"])
-        size = f"{width * factor}x{height * factor}"
-        if height % patch or width % patch:
-            raise UsageError(f"{self.info.id} draws multiples of {patch * factor} pixels, not {size}", "Resize.")
-        if max(height, width) > most * patch:
-            limit = most * patch * factor
-            raise UsageError(f"{self.info.id} draws up to {limit}x{limit} pixels, not {size}", "Draw smaller.")
-        other, patches = self._resized(height, width), (height // patch) * (width // patch)
-        other.info = replace(other.info, scheduler=_shifted(self.scheduler, patches))
-        return other
+        return self._resized(height, width)
 
     def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """Call the transformer: the velocity at x."""
@@ -148,7 +138,23 @@ def info(repo: Repo) -> ModelInfo:
         size=(side * factor, side * factor), sample=(taken, side, side), network=network, 
         scheduler=_scheduler(repo, (side // patch) ** 2), conditioning="text", text_encoder=TEXT_ENCODER.name,
         null=True, guidance=GUIDANCE, illusion_guidance=GUIDANCE, steps=STEPS, latent=True, record=record,
+        size_multiple=factor * patch, refit=_refit,
     )  # fmt: skip
+
+
+def _refit(info: ModelInfo) -> ModelInfo:
+    """Return what a model is at another size: its shift follows the number of patches.
+
+    Raises:
+        UsageError: Larger than its table of positions.
+    """
+    (_, height, width), config = info.sample, info.network.config
+    patch, most = int(config["patch_size"]), int(config["pos_embed_max_size"])
+    if max(height, width) > most * patch:
+        limit = most * patch * info.factor
+        size = f"{info.size[1]}x{info.size[0]}"
+        raise UsageError(f"{info.id} draws up to {limit}x{limit} pixels, not {size}", "Draw smaller.")
+    return replace(info, scheduler=_shifted(info.scheduler, (height // patch) * (width // patch)))
 
 
 def has_t5(repo: Repo) -> bool:

@@ -131,7 +131,7 @@ def info(repo: Repo) -> ModelInfo:
         size=(height * factor, width * factor), sample=(out, height, width), network=network,
         scheduler=load_scheduler(repo), conditioning="text", text_encoder=TEXT_ENCODER.name, null=True,
         guidance=GUIDANCE, illusion_guidance=ILLUSION_GUIDANCE, source="mask" if taken > out else "noise", latent=True,
-        record=record,
+        record=record, size_multiple=factor,
     )  # fmt: skip
 
 

@@ -181,9 +181,11 @@ class TextModel(BaseModel):
     def _resized(self, height: int, width: int) -> Self:
         other = copy.copy(self)
         factor = self.info.factor
-        other.info = replace(
-            self.info, sample=(self.info.sample[0], height, width), size=(height * factor, width * factor)
-        )
+        size = (height * factor, width * factor)
+        if self.info.size_multiple:
+            other.info = self.info.resized(*size)
+        else:  # an upscaler's size is that of the picture that it enlarges
+            other.info = replace(self.info, sample=(self.info.sample[0], height, width), size=size)
         return other
 
     def _part(self, name: str, make: Callable[[], Any]) -> Any:

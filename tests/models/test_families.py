@@ -14,6 +14,7 @@ from golden import pixels, told
 from PIL import Image
 
 from diffkit import models
+from diffkit.models import info, open_repo
 from tests.models.families import FAMILIES
 
 CELLS = [(family, name) for family, row in FAMILIES.items() for name in row.cells()]
@@ -119,6 +120,30 @@ def test_known_pixels_of_an_inpainted_picture_stay(run, folder: Path, family: st
     made = pixels(run(family, "inpaint drawing.png mask.png -m MODEL TOLD --steps 4")["images"][0])
     assert abs(made - pixels(folder / "drawing.png"))[:, :8].max() == 0
     assert abs(made - pixels(folder / "drawing.png"))[:, 8:].max() > 5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_another_size_is_drawn_or_refused(run, run_cli, folder: Path, family: str) -> None:
+    """What a model says of sizes is what it does; the size is in the picture's memory, and a dry run knows it."""
+    unit = info(open_repo(str(folder / family))).size_multiple
+    for line in ("sample MODEL TOLD --steps 2", "inpaint drawing.png mask.png -m MODEL TOLD --steps 2"):
+        if not unit:
+            ran = run_cli(*FAMILIES[family].line(f"{line} --resolution 32", family), "-o", "refused")
+            assert ran.code == 2
+            assert "16x16 pixels only" in ran.stderr
+            continue
+        foretold = run(family, line, "--resolution", "48x32", "--dry-run")
+        said = run(family, line, "--resolution", "48x32")
+        assert said["unet_calls"] == foretold["unet_calls"]
+        picture = Path(said["images"][0])
+        assert pixels(picture).shape == (32, 48, 3)
+        assert told(picture)["arguments"]["resolution"] == "48x32"
+        ran = run_cli("replay", picture, "--json")
+        assert json.loads(ran.stdout)["identical"], ran.stderr
+    if unit > 1:
+        ran = run_cli(*FAMILIES[family].line(f"sample MODEL --resolution {16 + unit - 1}x16", family), "-o", "refused")
+        assert ran.code == 2
+        assert f"multiples of {unit}" in ran.stderr
 
 
 @pytest.mark.parametrize(("family", "name"), REFUSALS, ids=lambda part: part.replace(" ", "-"))

@@ -282,7 +282,7 @@ def test_other_sizes_are_whole_patches_within_the_positions(tmp_path: Path, embe
     make_sd3(tmp_path)
     model = load(str(tmp_path), device="cpu")
     assert model.at(24, 24).info.size == (48, 48)
-    with pytest.raises(UsageError, match="multiples of 4 pixels, not 18x16"):
+    with pytest.raises(UsageError, match="multiples of 4, not 18x16"):
         model.at(8, 9)
     with pytest.raises(UsageError, match="up to 48x48 pixels, not 16x52"):
         model.at(26, 8)
