@@ -210,7 +210,9 @@ class Sample(Batched, Grid, Eta, Guided, name="sample", hub=STABLE_DIFFUSION):
                 sheet.append((timestep_text(model.scheduler, step.t), from_tensor(torch.cat(parts, dim=2))[0]))
             yield step
 
-    def steps_of(self, model: Model, batch: Batch, sheet: list[tuple[str, Image.Image]]) -> Iterator[Step]:
+    def steps_of(
+        self, model: Model, batch: Batch, sheet: list[tuple[str, Image.Image]] | None = None
+    ) -> Iterator[Step]:
         """Draw one batch, step by step; put what `states` asks for on the sheet.
 
         A one-step denoiser is asked once, about pure noise: what it answers is the mean of the data.
@@ -222,7 +224,7 @@ class Sample(Batched, Grid, Eta, Guided, name="sample", hub=STABLE_DIFFUSION):
         from diffkit.jobs.sampling import make_scheduler
         from diffkit.models.conditioning import conditioned
 
-        random, settings = batch.generators, batch.settings
+        random, settings, sheet = batch.generators, batch.settings, [] if sheet is None else sheet
         noise = model.noise(random)
         net, cond = conditioned(model, batch.labels, settings)
         if model.info.one_step:
