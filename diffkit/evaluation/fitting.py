@@ -19,7 +19,7 @@ from torch import Tensor
 
 from diffkit.evaluation.classifier import SmallCNN, load_classifier, save_classifier
 from diffkit.evaluation.pictures import Pictures, resized
-from diffkit.models.prompt_cache import cache_folder
+from diffkit.models.caches import cache_folder
 
 LOG = logging.getLogger("diffkit.evaluation")
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from diffkit.errors import UsageError
 from diffkit.evaluation.features import Features
 from diffkit.evaluation.pictures import RESIZE, Pictures
-from diffkit.models.prompt_cache import cache_folder
+from diffkit.models.caches import cache_folder
 from diffkit.pictures.files import write_whole
 
 LOG = logging.getLogger("diffkit.evaluation")

@@ -150,11 +150,11 @@ def prepare(cls: type[PictureJob], values: Mapping[str, Any], options: Run) -> P
         check_place(cls.name, len(jobs) * (each or 1), options)
     words = list(dict.fromkeys(word for job in jobs for word in job.words()))
     _say([line for job in jobs for line in job.warnings()], warning=True)
-    loading, source = jobs[0].loading(), jobs[0].model or jobs[0].default_model(words)
+    loading, size = jobs[0].loading(), jobs[0].picture_size()
+    source = jobs[0].model or jobs[0].default_model(words)
     repo = open_repo(source, revision=jobs[0].revision)
     native = info(repo)
     cls.check_source(native)
-    size = jobs[0].picture_size()
     known = native if size is None else native.resized(*size)
     strange = list(dict.fromkeys(unknown_words(" ".join(words), known.vocabulary)))
     examples = [job.example() for job in jobs] if source == BUNDLED else [None]

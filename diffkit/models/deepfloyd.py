@@ -28,7 +28,7 @@ from diffkit.models.configuration import (
 from diffkit.models.options import LoadOptions
 from diffkit.models.repo import Repo
 from diffkit.models.text_encodings import T5_77
-from diffkit.models.text_unet import TextUNet, noise_levels
+from diffkit.models.text_model import TextUNet, noise_levels
 from diffkit.models.vocabulary import tokens_of
 from diffkit.types import Cond, ModelInfo
 

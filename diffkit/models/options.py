@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from diffkit.models.prompt_cache import EmbeddingCache
-    from diffkit.models.text import PromptEncoder
+    from diffkit.models.text import EmbeddingCache, PromptEncoder
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from diffkit.models.latents import SCALING, LatentCodec, vae_config, vae_scaling
 from diffkit.models.options import LoadOptions
 from diffkit.models.repo import Repo
 from diffkit.models.text_encodings import CLIP
-from diffkit.models.text_unet import TextUNet, noise_levels
+from diffkit.models.text_model import TextUNet, noise_levels
 from diffkit.models.vocabulary import tokens_of
 from diffkit.types import Cond, ModelInfo
 

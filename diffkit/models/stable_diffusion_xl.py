@@ -29,7 +29,7 @@ from diffkit.models.options import LoadOptions
 from diffkit.models.repo import Repo
 from diffkit.models.stable_diffusion import inpaint_cond
 from diffkit.models.text_encodings import MAX_TOKENS, LoadedPart, TextEncoding, TextPart
-from diffkit.models.text_unet import TextUNet
+from diffkit.models.text_model import TextUNet
 from diffkit.models.weights import load_config
 from diffkit.types import Cond, ModelInfo
 

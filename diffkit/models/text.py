@@ -7,9 +7,14 @@ a family's encoding is, is in `text_encodings.py`. Nothing of transformers is im
 from __future__ import annotations
 
 import gc
+import hashlib
+import json
 import logging
+import os
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +22,9 @@ import torch
 from torch import Tensor
 
 from diffkit.errors import ModelError, UsageError
+from diffkit.models.caches import cache_folder, fingerprint
 from diffkit.models.memory import default_dtype, make_plan
 from diffkit.models.options import LoadOptions
-from diffkit.models.prompt_cache import EmbeddingCache, fingerprint
 from diffkit.models.repo import Repo
 from diffkit.models.text_encodings import LoadedPart, TextEncoding, TextPart, encoder_class, installed
 from diffkit.models.weights import load_component, preferred, quiet_libraries
@@ -29,7 +34,56 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("diffkit.models")
 
+# The name that cache files have for the first tensor of every encoding, from the time when there was no other one.
+_FIRST, _IN_FILES = "encoder_hidden_states", "embedding"
 _TOKENIZER_FILES = (".json", ".txt", ".model", ".jinja")
+
+
+class EmbeddingCache:
+    """Prompt embeddings on disk, one safetensors file for each prompt, written whole or not at all.
+
+    Args:
+        root: The folder; `cache_folder()` when left out.
+    """
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root if root is not None else cache_folder()
+
+    def path(self, key: dict[str, str]) -> Path:
+        """Return the file of a key."""
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        return self.root / digest[:2] / f"{digest}.safetensors"
+
+    def get(self, key: dict[str, str]) -> dict[str, Tensor] | None:
+        """Return a prompt's tensors by name, without a batch axis, or None where there are none that can be read."""
+        path = self.path(key)
+        if not path.is_file():
+            return None
+        from safetensors.torch import load_file
+
+        try:
+            found = load_file(path)
+            return {_FIRST: found.pop(_IN_FILES), **found}
+        except Exception as error:  # a broken cache entry is encoded again, never an obstacle
+            LOG.warning("%s is not readable (%s); the prompt is encoded again", path, type(error).__name__)
+            return None
+
+    def put(self, key: dict[str, str], tensors: Mapping[str, Tensor]) -> None:
+        """Store a prompt's tensors; a cache that cannot be written is no error."""
+        from safetensors.torch import save
+
+        path = self.path(key)
+        named = {_IN_FILES if name == _FIRST else name: value for name, value in tensors.items()}
+        data = save({name: value.detach().cpu().contiguous() for name, value in named.items()}, metadata=key)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+                file.write(data)
+            os.replace(file.name, path)
+        except OSError as error:
+            LOG.warning("the embedding cache %s cannot be written: %s", self.root, error.strerror)
+            with suppress(OSError, UnboundLocalError):
+                os.unlink(file.name)
 
 
 class PromptEncoder:

@@ -16,8 +16,7 @@ from safetensors.torch import load_file, save_file
 from diffkit.errors import ModelError
 from diffkit.models import text_encodings
 from diffkit.models.hub import open_repo
-from diffkit.models.prompt_cache import EmbeddingCache, fingerprint
-from diffkit.models.text import PromptEncoder
+from diffkit.models.text import EmbeddingCache, PromptEncoder, fingerprint
 from diffkit.models.text_encodings import CLIP, T5_77, clean_prompt
 from tests.models.conftest import drop_tensor, make_if, make_sd
 from tests.models.fakehub import FakeHub

@@ -12,8 +12,7 @@ from diffkit.errors import DataError, UsageError
 from diffkit.models.hub import open_repo
 from diffkit.models.meta import RunMeta
 from diffkit.models.presets import TEXT_PRESETS
-from diffkit.models.prompt_cache import EmbeddingCache
-from diffkit.models.text import PromptEncoder
+from diffkit.models.text import EmbeddingCache, PromptEncoder
 from diffkit.models.text_encoder import EOS, PAD, UNK, pieces, tokenize, vocabulary, word_tokenizer
 from diffkit.models.text_encodings import T5_77
 from diffkit.models.text_network import build_text_network, save_text_pipeline
