@@ -71,7 +71,7 @@ class StableDiffusionXL(TextUNet):
 
     def __init__(self, repo: Repo, info: ModelInfo, options: LoadOptions) -> None:
         super().__init__(repo, info, options)
-        self.codec = self.latent_codec()
+        self.codec = self.latent_codec(upcast=True)  # diffusers' default, which its pipeline follows
         self._zeros = (repo.json("model_index.json") or {}).get("force_zeros_for_empty_prompt", True)
 
     def at(self, height: int, width: int) -> StableDiffusionXL:

@@ -188,3 +188,17 @@ def test_a_second_encoder_that_is_missing_is_named(tmp_path: Path, embeddings: P
     (tmp_path / "m" / "text_encoder_2" / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="text_encoder_2"):
         load(str(tmp_path / "m"), device="cpu").encode([PROMPT])
+
+
+@pytest.mark.parametrize("said", [None, True, False])
+def test_an_autoencoder_overflows_unless_its_configuration_says_otherwise(
+    said: bool | None, tmp_path: Path, embeddings: Path
+) -> None:
+    """In half precision latents are decoded in single; older configurations do not speak of it (`force_upcast`)."""
+    make_sdxl(tmp_path)
+    file = tmp_path / "vae" / "config.json"
+    config = json.loads(file.read_text()) | {"force_upcast": said}
+    file.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+    x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    single, half = (load(str(tmp_path), device="cpu", dtype=d).codec.decode(x) for d in ("fp32", "fp16"))
+    assert torch.equal(single, half) == (said is not False)
