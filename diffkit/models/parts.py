@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 from diffkit.models import text_encoding
@@ -31,23 +34,26 @@ def count_parts(repo: Repo, info: ModelInfo) -> dict[str, int]:
         config = repo.json(f"{part.encoder}/config.json")
         if config is not None and (count := _count_encoder(part.encoder_class, config)):
             counted[part.encoder] = count
-    if info.latent and (config := repo.json(f"{_VAE}/config.json")) is not None:
-        with torch.device("meta"):
-            vae = network_class(str(config.get("_class_name", "AutoencoderKL"))).from_config(config)
-        counted[_VAE] = _parameters(vae)
+    config = repo.json(f"{_VAE}/config.json") if info.latent else None
+    if config is not None and (count := _count_vae(config)):
+        counted[_VAE] = count
     return counted
 
 
 def _count_encoder(name: str, config: dict[str, object]) -> int:
     kind = encoder_class(name)
-    if kind is None:
-        return 0
+    return 0 if kind is None else _count(lambda: kind(kind.config_class.from_dict(dict(config))))
+
+
+def _count_vae(config: dict[str, Any]) -> int:
+    kind = network_class(str(config.get("_class_name", "AutoencoderKL")))
+    return _count(lambda: kind.from_config(config))
+
+
+def _count(make: Callable[[], torch.nn.Module]) -> int:
+    """Return the number of parameters of what `make` builds, 0 where it cannot be built."""
     try:
         with torch.device("meta"), quiet_libraries():
-            return _parameters(kind(kind.config_class.from_dict(dict(config))))
+            return sum(p.numel() for p in make().parameters())
     except Exception:  # an estimate says what it knows; what is wrong with a configuration is said where it is loaded
         return 0
-
-
-def _parameters(module: torch.nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())

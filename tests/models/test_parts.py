@@ -90,3 +90,9 @@ def test_a_part_that_cannot_be_built_is_left_out(published: Path) -> None:
     write(published, "text_encoder", {"hidden_size": 7, "num_attention_heads": 2})
     repo = open_repo(str(published))
     assert set(count_parts(repo, models.info(repo))) == {"vae"}
+
+
+def test_an_autoencoder_that_cannot_be_built_is_left_out(published: Path) -> None:
+    write(published, "vae", VAE | {"norm_num_groups": 7})
+    repo = open_repo(str(published))
+    assert list(count_parts(repo, models.info(repo))) == ["text_encoder", "text_encoder_2"]
