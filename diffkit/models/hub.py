@@ -70,6 +70,11 @@ def open_repo(id_or_path: str | os.PathLike[str], *, revision: str | None = None
     return repo
 
 
+def is_hub_id(text: str) -> bool:
+    """Say whether a name can only be that of a repository on the Hub."""
+    return bool(_HUB_ID.fullmatch(text)) and not text.endswith(".git") and not _looks_local(text)
+
+
 def no_folder(text: str) -> ModelError:
     """Make the error for a model whose name is a path, where there is no such folder."""
     if Path(text).expanduser().is_absolute():

@@ -146,6 +146,17 @@ def test_a_number_type_is_written(one_file: Path, dtype: str, stored: str) -> No
     assert planned == pytest.approx(facts["bytes"], rel=0.2)
 
 
+def test_every_part_of_one_file_keeps_its_own_number_type(one_file: Path) -> None:
+    state = load_file(one_file / "plain.safetensors")
+    halved = {k: v if k.startswith("first_stage_model.") else v.half() for k, v in state.items()}
+    save_file(halved, one_file / "mixed.safetensors")
+    convert(str(one_file / "mixed.safetensors"), one_file / "out", Options(config=str(one_file / "sd")))
+    assert types(one_file / "out" / "unet") == {"F16"}
+    assert types(one_file / "out" / "vae") == {"F32"}
+    stored = load_file(one_file / "sd" / "vae" / UNET.name)
+    assert all(torch.equal(v, stored[k]) for k, v in load_file(one_file / "out" / "vae" / UNET.name).items())
+
+
 def test_configurations_are_enough_of_a_folder_and_of_the_hub(one_file: Path, fake_hub: FakeHub) -> None:
     expected = answer(one_file / "sd")
     for path in (one_file / "sd").rglob("*.safetensors"):
@@ -515,9 +526,7 @@ def test_a_target_that_is_there_is_left_alone(source: Path, tmp_path: Path) -> N
     with pytest.raises(UsageError, match="is there already") as caught:
         convert(str(source), out, HALF)
     assert "`overwrite`" in caught.value.hint
-    (out / "mine.txt").write_text("x")
     convert(str(source), out, Options(dtype="bf16"), overwrite=True)
-    assert not (out / "mine.txt").exists()
     assert types(out) == {"BF16"}
     assert nothing_left(tmp_path, "m", "out")
 
@@ -532,6 +541,48 @@ def test_what_is_no_model_is_never_replaced(source: Path, tmp_path: Path, overwr
             convert(str(source), tmp_path / name, HALF, overwrite=overwrite)
     assert nothing_left(tmp_path, "m", "thesis", "file")
     assert (tmp_path / "thesis" / "chapter.tex").read_text() == "x"
+
+
+@pytest.mark.parametrize("mine", ["notes.txt", "checkpoints/step-9/manifest.json", "samples/4.png"])
+def test_a_model_with_other_things_beside_it_is_not_replaced(source: Path, tmp_path: Path, mine: str) -> None:
+    convert(str(source), tmp_path / "out", HALF)
+    (tmp_path / "out" / mine).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "out" / mine).write_text("x")
+    with pytest.raises(UsageError, match=rf"something else than a model \({mine.partition('/')[0]}\)"):
+        convert(str(source), tmp_path / "out", Options(dtype="bf16"), overwrite=True)
+    assert (tmp_path / "out" / mine).read_text() == "x"
+    assert types(tmp_path / "out") == {"F16"}
+
+
+def test_the_pipeline_that_lends_the_rest_is_not_replaced(one_file: Path) -> None:
+    for target in ("sd", "sd/../sd", "."):
+        with pytest.raises(UsageError, match=r"`target` .* holds the (`config`|source)"):
+            convert(
+                str(one_file / "plain.safetensors"), one_file / target, Options(config=str(one_file / "sd")),
+                overwrite=True,
+            )  # fmt: skip
+    assert (one_file / "sd" / UNET).is_file()
+
+
+def test_the_folder_that_one_is_in_is_not_taken_away(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here" / "below").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here" / "below")
+    for target in (".", "..", "../../here"):
+        with pytest.raises(UsageError, match="the folder that you are in"):
+            convert(str(source), Path(target), HALF, overwrite=True)
+    assert nothing_left(tmp_path, "m", "here")
+
+
+def test_where_a_link_leads_is_replaced_and_the_link_stays(source: Path, tmp_path: Path) -> None:
+    convert(str(source), tmp_path / "disk" / "out", HALF)
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "out")
+    convert(str(source), tmp_path / "out", Options(dtype="bf16"), overwrite=True)
+    assert (tmp_path / "out").is_symlink()
+    assert types(tmp_path / "disk" / "out") == {"BF16"}
+    assert nothing_left(tmp_path, "m", "disk", "out")
+    assert nothing_left(tmp_path / "disk", "out")
 
 
 @pytest.mark.parametrize("there", [True, False])

@@ -91,3 +91,16 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="`size`"):
         convert(str(tmp_path / "whole"), tmp_path / "out", Options(size=SIDE, dtype="fp16"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_text_encoder_that_is_not_there_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = lightning(text_network(), tmp_path / "model.ckpt")
+    make_pixnerd(tmp_path / "pipeline")
+    rows = {"./nowhere": "no such folder", "a/b/c": "no such folder", "pipeline": "holds no text encoder"}
+    for named, said in rows.items():
+        with pytest.raises(ModelError, match=said):
+            convert(str(source), tmp_path / "out", Options(size=SIDE, allow_pickle=True, config=named))
+    assert not (tmp_path / "out").exists()
+    convert(str(source), tmp_path / "out", Options(size=SIDE, allow_pickle=True, config="someone/qwen"))
+    assert json.loads((tmp_path / "out" / "model_index.json").read_text())["text_encoder_id"] == "someone/qwen"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from diffkit import models
 from diffkit.errors import ModelError, ResourceError, UsageError
 from diffkit.models.conversion import checkpoint, pipeline, pixnerd, single_file
-from diffkit.models.conversion.parts import Plan, weights_type
+from diffkit.models.conversion.parts import Plan, strange_files, weights_type
 from diffkit.models.conversion.source import SUFFIXES, File, Options, open_file, unknown
 from diffkit.models.hub import open_repo
 from diffkit.models.weights import load_component
@@ -119,7 +119,7 @@ def convert(
         ModelError: See `plan_of`; or what was written is no whole model, and is gone.
         ResourceError: The disk has no room for it.
     """
-    _check_target(Path(source).expanduser(), target, overwrite)
+    _check_target(target, {"source": source, "config": options.config}, overwrite)
     plan = plan_of(source, options)
     parts = [{"name": p.name or ".", "from": p.origin, "bytes": p.bytes} for p in plan.parts]
     sizes = [p.bytes for p in plan.parts]
@@ -158,19 +158,33 @@ def _check(source: str, folder: Path) -> ModelInfo:
     return known
 
 
-def _check_target(source: Path, target: Path, overwrite: bool) -> None:
-    """Refuse a target that would take something away that is no converted model."""
-    there, ours = target.absolute().resolve(), source.absolute().resolve()
-    if source.exists() and (there == ours or there in ours.parents):
-        raise UsageError(f"`target` {target} holds the source", "Give another folder.")
+def _check_target(target: Path, read: Mapping[str, str], overwrite: bool) -> None:
+    """Refuse a target that would take something away that is no converted model.
+
+    Args:
+        target: The folder to write.
+        read: What is read, by the argument that names it.
+        overwrite: Replace a model that is there.
+    """
+    there = target.resolve()
+    for argument, text in read.items():
+        ours = Path(text).expanduser().resolve()
+        if text and ours.exists() and (there == ours or there in ours.parents):
+            what = "the source" if argument == "source" else f"the `{argument}`"
+            raise UsageError(f"`target` {target} holds {what}", "Give another folder.")
+    if there in (here := Path.cwd().resolve(), *here.parents):
+        raise UsageError(f"`target` {target} is the folder that you are in", "Give a folder in it.")
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if target.is_file():
         raise UsageError(f"`target` {target} is a file", "Give a folder.")
     if not overwrite:
         raise UsageError(f"`target` {target} is there already", "Give another folder, or pass `overwrite`.")
-    if not any((target / name).is_file() for name in ("model_index.json", "config.json")):
-        raise UsageError(f"`target` {target} holds something else than a model: it is not replaced", "Give another.")
+    if strange := strange_files(target):
+        some = ", ".join(strange[:3]) + (f" and {len(strange) - 3} more" if len(strange) > 3 else "")
+        raise UsageError(
+            f"`target` {target} holds something else than a model ({some}): it is not replaced", "Give another folder."
+        )
 
 
 def _check_room(target: Path, size: int) -> None:
@@ -189,6 +203,7 @@ def _whole(target: Path) -> Iterator[Path]:
     """Context: a folder beside the target that becomes the target at the end, and is gone where anything went wrong."""
     from diffkit.pictures.files import sync
 
+    target = target.resolve()  # of a link, what it leads to
     mark = f".{target.name}.{os.getpid()}"
     beside, old = target.with_name(f"{mark}.tmp"), target.with_name(f"{mark}.old")
     try:
@@ -206,7 +221,7 @@ def _whole(target: Path) -> Iterator[Path]:
             target.rename(old)
         try:
             beside.rename(target)
-        except OSError:
+        except BaseException:
             if old.exists():
                 old.rename(target)
             raise

@@ -215,6 +215,15 @@ def components(repo: Repo) -> dict[str, tuple[str | None, str | None]]:
     return {name: (e[0], e[1]) for name, e in index.items() if isinstance(e, list) and len(e) == 2}
 
 
+def strange_files(folder: Path) -> list[str]:
+    """Return what lies in a folder and is no part of a model; all of it where there is none."""
+    found = sorted(path.name for path in folder.iterdir())
+    if not {_INDEX, "config.json"} & set(found):
+        return found
+    ours = {*components(Repo(str(folder), None, folder)), *_ROOT, _TABLE}
+    return [name for name in found if name not in ours and not name.startswith((*_LEGAL, *STEMS, ".git"))]
+
+
 def weights_type(folder: Path) -> str:
     """Return the number type of the weights in a folder that was written here: fp32, fp16, bf16."""
     from safetensors import safe_open

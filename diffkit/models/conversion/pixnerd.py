@@ -6,12 +6,12 @@ is. Source: the checkpoints of MCG-NJU/PixNerd.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from diffkit.errors import UsageError
+from diffkit.errors import ModelError, UsageError
 from diffkit.models.conversion.parts import Part, Plan, number_type, size_of, stored_type
 from diffkit.models.conversion.source import File, Options
+from diffkit.models.hub import is_hub_id, no_folder
 from diffkit.models.weights import quiet_libraries
 
 
@@ -27,7 +27,7 @@ def plan(file: File, options: Options) -> Plan:
 
     Raises:
         UsageError: A text encoder for a network that takes classes.
-        ModelError: A tensor is missing, or does not belong there.
+        ModelError: There is no such text encoder; a tensor is missing, or does not belong there.
     """
     from diffkit.models.pixnerd import ENCODER
     from diffkit.models.pixnerd_checkpoint import from_checkpoint, write_pipeline
@@ -37,7 +37,7 @@ def plan(file: File, options: Options) -> Plan:
     text = isinstance(network, PixNerdTransformer2DModel)
     if options.config and not text:
         raise UsageError(f"{file.path} takes classes, no prompts: it has no text encoder", "Leave `config` out.")
-    place = os.path.abspath(options.config) if Path(options.config).is_dir() else options.config
+    place = _encoder(options.config)
     tensors = list(network.state_dict().values())
     dtype = number_type(options) or stored_type(tensors)
 
@@ -47,3 +47,18 @@ def plan(file: File, options: Options) -> Plan:
 
     part = Part("transformer", str(file.path), size_of(tensors, dtype), write)
     return Plan("PixNerd", (part,), "PixNerdPipeline" if text else "PixNerdClassPipeline")
+
+
+def _encoder(named: str) -> str:
+    """Return where a text encoder is: the whole path of a folder, or a Hub id; "" where none is named."""
+    folder = Path(named).expanduser()
+    if not named or (not folder.is_dir() and is_hub_id(named)):
+        return named
+    if not folder.is_dir():
+        raise no_folder(named)
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"`config` {named} holds no text encoder: it has no config.json",
+            "Give a folder with Qwen3 and its tokenizer in it, or their Hub id.",
+        )
+    return str(folder.resolve())

@@ -7,7 +7,7 @@ a folder, or the Hub. A model's original YAML is not taken: for the text encoder
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,7 +77,6 @@ def plan(file: File, options: Options) -> Plan:
     base = open_repo(options.config)
     known = models.info(base)
     state = _averaged(file.state) if options.ema else dict(file.state)
-    dtype = number_type(options) or stored_type(state.values())
     parts, absent = components(base), []
     held = {name for name in parts if name in _PREFIXES and file.holds(*_PREFIXES[name])}
     if not held & {"unet", "transformer"}:
@@ -96,8 +95,7 @@ def plan(file: File, options: Options) -> Plan:
         LOG.info("%s has no %s, and %s has no weights of one: it is left out", file.path, name, base.id)
     _check_absent(absent, file, base)
     copied = small_files(base, [name for name in folders if name not in absent], index)
-    sizes = {n: size_of((v for k, v in state.items() if k.startswith(_PREFIXES[n])), dtype) for n in sorted(held)}
-    written = [Part(n, str(file.path), size, _writer(n, file.path, state, base, dtype)) for n, size in sizes.items()]
+    written = [_part(name, file.path, state, base, number_type(options)) for name in sorted(held)]
     return Plan("single file", (copied, *written, *rest), known.pipeline)
 
 
@@ -124,10 +122,13 @@ def _averaged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: state[average.get(name, name)] for name in state if not name.startswith(_EMA)}
 
 
-def _writer(
-    name: str, file: Path, state: Mapping[str, Tensor], base: Repo, dtype: torch.dtype
-) -> Callable[[Path], None]:
-    """Return what writes one component into a folder where the configurations are already."""
+def _part(name: str, file: Path, state: Mapping[str, Tensor], base: Repo, asked: torch.dtype | None) -> Part:
+    """Return one component, which is written into a folder where the configurations are already.
+
+    Each keeps its own number type: beside a network in half precision, a VAE is often stored in single.
+    """
+    tensors = [value for key, value in state.items() if key.startswith(_PREFIXES[name])]
+    dtype = asked or stored_type(tensors)
 
     def write(target: Path) -> None:
         from diffusers import pipelines
@@ -152,4 +153,4 @@ def _writer(
                 ) from None
         save_module(target / name, module)
 
-    return write
+    return Part(name, str(file), size_of(tensors, dtype), write)
