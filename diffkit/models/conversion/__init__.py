@@ -174,6 +174,9 @@ def _check_target(target: Path, read: Mapping[str, str], overwrite: bool) -> Non
             raise UsageError(f"`target` {target} holds {what}", "Give another folder.")
     if there in (here := Path.cwd().resolve(), *here.parents):
         raise UsageError(f"`target` {target} is the folder that you are in", "Give a folder in it.")
+    place = next(folder for folder in (there, *there.parents) if folder.exists())
+    if not place.is_dir() and place != there:
+        raise UsageError(f"`target` {target}: {place.name} is a file", "Choose another folder.")
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if target.is_file():
@@ -203,7 +206,7 @@ def _whole(target: Path) -> Iterator[Path]:
     """Context: a folder beside the target that becomes the target at the end, and is gone where anything went wrong."""
     from diffkit.pictures.files import sync
 
-    target = target.resolve()  # of a link, what it leads to
+    given, target = target, target.resolve()  # of a link, what it leads to
     mark = f".{target.name}.{os.getpid()}"
     beside, old = target.with_name(f"{mark}.tmp"), target.with_name(f"{mark}.old")
     try:
@@ -212,7 +215,7 @@ def _whole(target: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno == 28:
             raise
-        raise UsageError(f"`target` {target} cannot be written: {error.strerror}", "Choose another folder.") from None
+        raise UsageError(f"`target` {given} cannot be written: {error.strerror}", "Choose another folder.") from None
     try:
         yield beside
         for path in beside.rglob("*"):
