@@ -8,7 +8,7 @@ from typing import Any
 from diffkit.engine.levels import timestep_at
 from diffkit.engine.samplers import is_flow
 from diffkit.lab import measure
-from diffkit.lab.cs180_times import TIMES, converted, counted, flows, named, sampler, starts
+from diffkit.lab.cs180_times import TIMES, converted, counted, flows, named, sampler, scale, starts
 from diffkit.lab.pieces import Drawing, Made
 from diffkit.lab.section import Lab, Plan, Section, Table, numbers, section
 
@@ -222,7 +222,6 @@ def _five_measured(made: list[Made]) -> list[Table | str]:
 def guidance(year: int | None) -> Section:
     """Plan five guided pictures."""
     flow = flows(year)
-    scale = 8.0 if flow else 7.0
 
     @section(
         "guidance", "A.1.7 Classifier-free guidance" if flow else "A.1.6 Classifier-free guidance",
@@ -233,7 +232,10 @@ def guidance(year: int | None) -> Section:
     def plan(lab: Lab) -> Plan:
         lab.needs_guidance()
         word = lab.words.plain or lab.words.several[0]
-        pieces = [_five(lab, year, word, 1.0, f"Not guided: {word}"), _five(lab, year, word, scale, f"Guided: {word}")]
+        pieces = [
+            _five(lab, year, word, 1.0, f"Not guided: {word}"),
+            _five(lab, year, word, scale(year), f"Guided: {word}"),
+        ]
 
         def measured(made: list[Made]) -> list[Table | str]:
             rows = [(name, f"{measure.variety(one):.3f}", f"{measure.contrast(one):.3f}")

@@ -12,9 +12,10 @@ from diffkit.engine.levels import flow_grid, flow_time, timestep_at
 from diffkit.engine.samplers import is_flow
 from diffkit.jobs.sdedit import SDEdit
 from diffkit.lab import measure
-from diffkit.lab.cs180_times import converted, flows
+from diffkit.lab.cs180_times import converted, flows, scale
 from diffkit.lab.pieces import Drawing, Made
 from diffkit.lab.section import Lab, Plan, Section, Table, numbers, section
+from diffkit.models.bundled import BUNDLED
 
 MENG = "Meng et al., arXiv:2108.01073"
 _INDICES = (1, 3, 5, 7, 10, 20)  # of the grid 990, 960, ..., 0
@@ -61,11 +62,12 @@ def _edits(lab: Lab, year: int | None, images: Sequence[Path], words: Sequence[s
     way, values, names = strengths(lab, year)
     labels = list(_by_strength(values, names).values())
     sweep = "strength=" + ",".join(f"{value:g}" for value in dict.fromkeys(values))
+    # The course is guided from here on; a small model and one of classes by what suits it.
+    guided: dict[str, Any] = {"guidance": scale(year)} if lab.words.plain is not None and lab.info.null else {}
     found = []
     for image, word in zip(images, words, strict=True):
         caption = image.stem if word is None else f"{image.stem}: {word}"
-        plain: dict[str, Any] = {"guidance": 1.0} if word is not None and word == lab.words.plain else {}
-        told = {**way, **plain, **lab.told(word)}
+        told = {**way, **guided, **lab.told(word)}
         found.append(lab.draw("sdedit", caption, image=image, sweep=(sweep,), labels=labels, before=True, **told))
     return found
 
@@ -149,9 +151,6 @@ def _masks(lab: Lab) -> list[Path]:
 
 def inpaint(year: int | None) -> Section:
     """Plan inpainting."""
-    dropped = (
-        "The course of 2026 dropped this exercise, for seams were never mended; RePaint's resampling mends them.",
-    )
 
     @section(
         "inpaint", "A.1.10 Inpainting" if flows(year) else "A.1.7.2 Inpainting",
@@ -173,7 +172,9 @@ def inpaint(year: int | None) -> Section:
                     for one, image, mask in zip(made, lab.images, masks, strict=True)]  # fmt: skip
             return [Table(("", "largest change of a kept pixel, of 255", "network calls"), tuple(rows))]
 
-        return Plan(pieces, measured, dropped if flows(year) else ())
+        dropped = "The course of 2026 dropped this exercise, for seams were never mended"
+        dropped += "; RePaint's resampling mends them." if often else ". They are not mended on latents here, either."
+        return Plan(pieces, measured, (dropped,) if flows(year) else ())
 
     return plan
 
@@ -218,7 +219,7 @@ def hybrids(year: int | None) -> Section:
         pairs = lab.words.hybrids[: 2 if flows(year) else 3]
         pieces = [lab.draw("hybrid", f"{a} from afar, {b} from near", num=2, **_pair(lab, a, b)) for a, b in pairs]
         notes: tuple[str, ...] = ("The staff of 2026 call these unreliable.",) if flows(year) else ()
-        if lab.info.size[0] < 64:
+        if lab.info.id == BUNDLED:
             notes = (*notes, "A letter's strokes are a large part of 32 pixels: the small model's split is sigma 6.")
         return Plan(pieces, measure.costs(pieces), (*notes, *(converted(lab) if flows(year) else ())))
 

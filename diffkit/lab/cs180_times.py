@@ -67,3 +67,8 @@ def sampler(lab: Lab, year: int | None) -> dict[str, Any]:
     if flows(year):
         return {"steps": 50, "scheduler": "ddim"}
     return {"timesteps": lab.grid(), "scheduler": "ddpm"}
+
+
+def scale(year: int | None) -> float:
+    """Return the course's guidance 7 in this package's convention: the formula of 2026 has one less."""
+    return 8.0 if flows(year) else 7.0

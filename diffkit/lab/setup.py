@@ -124,8 +124,8 @@ def pictures(known: ModelInfo, folder: Path, own: Sequence[Path]) -> tuple[tuple
     drawn = [write_input(folder, name, draw(known.channels)) for name, draw in DRAWINGS.items()]
     photos = [] if known.channels == 1 else _photos(folder)
     small = known.id == BUNDLED or known.channels == 1 or known.vocabulary is not None
-    first = [*own, *([] if small else photos), *drawn]
-    second = [*(own[3:]), *photos[:1], *drawn[3:], *drawn]
+    first = [*own, *([] if small else photos[:1]), *drawn]
+    second = [*(own[3:]), *photos[0 if small else 1 :], *drawn[3:], *drawn]
     return tuple(dict.fromkeys(first))[:3], tuple(dict.fromkeys(second))[:3]
 
 

@@ -369,6 +369,38 @@ def test_guidance_of_2026_is_one_more_here() -> None:
         assert f"--guidance {scale}" in found[0].plan.pieces[1].line  # type: ignore[union-attr]
 
 
+def _plans(year: int, **asked: Any) -> dict[str, Plan]:
+    outcomes = planned(lab_of("cs180", year, **asked), sections("cs180", year))
+    return {one.section.name: one.plan for one in outcomes if one.plan}
+
+
+@pytest.mark.parametrize(("year", "scale"), [(2024, "7.0"), (2026, "8.0")])
+def test_pictures_of_ones_own_are_changed_with_the_course_s_guidance(
+    year: int, scale: str, folders: dict[str, Path]
+) -> None:
+    plans = _plans(year, model=str(folders["if"]))
+    for name in ("sdedit", "text-sdedit"):
+        lines = [piece.line for piece in plans[name].pieces]
+        assert lines
+        assert all(f"--guidance {scale}" in line for line in lines)
+
+
+@pytest.mark.parametrize("family", ["if", "tiny"])
+def test_six_different_pictures_are_changed(family: str, folders: dict[str, Path]) -> None:
+    pieces = _plans(2026, model=str(folders.get(family, family)))["sdedit"].pieces
+    assert len({piece.job.image for piece in pieces if isinstance(piece, Drawing)}) == len(pieces) == 6  # type: ignore[attr-defined]
+
+
+def test_what_is_said_of_hybrids_and_seams_is_true_of_the_model(folders: dict[str, Path]) -> None:
+    for model, small, mended in (("tiny", True, True), ("if", False, True), ("sd", False, False)):
+        plans = _plans(2026, model=str(folders.get(model, model)))
+        notes = {name: " ".join(plans[name].notes) for name in ("hybrids", "inpaint")}
+        assert ("split is sigma 6" in notes["hybrids"]) is small
+        assert ("resampling mends them" in notes["inpaint"]) is mended
+        lines = [piece.line for piece in plans["inpaint"].pieces]
+        assert all(("--resample" in line) is mended for line in lines)
+
+
 def test_prompts_of_ones_own_are_drawn(tmp_path: Path) -> None:
     lab = lab_of("cs180", 2024, prompts=("a blue star", "the letter Q"))
     lines = " ".join(
