@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,9 +30,6 @@ from diffkit.illusions.halving import CUTS, Stretch, candidate_seeds, halving_pl
 from diffkit.illusions.scoring import alignment, concealment
 from diffkit.models.base import WrappedModel
 from diffkit.types import Cond, Model, Prediction, Step
-
-if TYPE_CHECKING:
-    pass
 
 LOG = logging.getLogger("diffkit.illusions")
 
