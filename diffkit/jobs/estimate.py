@@ -47,7 +47,7 @@ def estimate(prepared: Prepared) -> Result:
     lines = [
         f"pictures    {pictures}",
         f"steps       {len(visited)}",
-        f"UNet calls  {calls}",
+        f"calls       {calls} of the network",
         *(f"{name.replace('_', ' '):<11} {count}" for name, count in extra.items()),
         f"parameters  {_size(parameters)}",
         *(f"{name:<11} {_size(count)}" for name, count in parts.items()),

@@ -96,7 +96,7 @@ class Inpaint(
     def notices(self, info: ModelInfo) -> list[str]:
         """Say how many network calls RePaint takes."""
         often, calls = self.resamplings(info), len(self.sampling_timesteps(info))
-        line = f"{calls} UNet calls (jump {self.jump}, resample {often})" if often > 1 else f"{calls} UNet calls"
+        line = f"{calls} network calls (jump {self.jump}, resample {often})" if often > 1 else f"{calls} network calls"
         return [*super().notices(info), line]
 
     def draw(self, model: Model, batch: Batch) -> Drawing:

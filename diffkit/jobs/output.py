@@ -150,7 +150,7 @@ class Output:
             "scores": scores or None, "seconds": seconds,
         }  # fmt: skip
         count = len(images)
-        lines = [f"{count} picture{'s' * (count > 1)}, {calls} UNet calls, {seconds['denoise']:.1f} s"]
+        lines = [f"{count} picture{'s' * (count > 1)}, {calls} network calls, {seconds['denoise']:.1f} s"]
         lines += [f"{name:<9}{value}" for name, value in (("grid", sheet), ("gif", animation)) if value]
         lines += [f"{kind:<10} {path}" for kind, paths in self.beside.items() for path in paths]
         lines += [f"{c['values'] + ': ' if c['values'] else ''}{c['steps']} steps" for c in described]

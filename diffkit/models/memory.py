@@ -36,7 +36,7 @@ class MemoryPlan:
         vae_slicing: The VAE takes one image at a time.
         vae_tiling: And that in overlapping tiles.
         text_8bit: T5 in 8 bits.
-        max_batch: Rows per UNet call, None for no limit.
+        max_batch: Rows per network call, None for no limit.
     """
 
     level: str = "none"
@@ -55,7 +55,7 @@ class MemoryPlan:
             "VAE one image at a time": self.vae_slicing,
             "VAE in tiles": self.vae_tiling,
             "text encoder in 8 bits": self.text_8bit,
-            f"at most {self.max_batch} rows per UNet call": self.max_batch is not None,
+            f"at most {self.max_batch} rows per network call": self.max_batch is not None,
         }
         return f"memory {self.level}: " + ", ".join(text for text, so in said.items() if so)
 

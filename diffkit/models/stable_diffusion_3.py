@@ -135,7 +135,7 @@ def info(repo: Repo) -> ModelInfo:
     _, factor = vae_config(repo, taken)
     return ModelInfo(
         id=repo.id, revision=repo.revision, family="stable_diffusion_3", pipeline=repo.pipeline, channels=3,
-        size=(side * factor, side * factor), sample=(taken, side, side), network=network, 
+        size=(side * factor, side * factor), sample=(taken, side, side), network=network,
         scheduler=_scheduler(repo, (side // patch) ** 2), conditioning="text", text_encoder=TEXT_ENCODER.name,
         null=True, guidance=GUIDANCE, illusion_guidance=GUIDANCE, steps=STEPS, latent=True, record=record,
         size_multiple=factor * patch, refit=_refit,

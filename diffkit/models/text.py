@@ -199,7 +199,7 @@ class PromptEncoder:
         return loaded
 
     def _load(self) -> dict[str, LoadedPart]:
-        LOG.info("loading the text encoder of %s", self.repo.id)
+        LOG.info("loading the text encoder%s of %s", "s" * (len(self.parts) > 1), self.repo.id)
         self.loads += 1
         return {part.encoder: self._load_part(part) for part in self.parts}
 

@@ -100,7 +100,7 @@ def test_inpaint_keeps_the_black_and_says_its_calls_first(run_cli, plain: Path, 
     assert ran.code == 0, ran.stderr
     told = json.loads(ran.stdout)
     assert told["unet_calls"] == 12 + 9 * 10
-    assert ran.stderr.startswith("102 UNet calls (jump 10, resample 10)")
+    assert ran.stderr.startswith("102 network calls (jump 10, resample 10)")
     with Image.open(photo) as image:
         from diffkit.pictures.images import cut
 
