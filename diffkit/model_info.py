@@ -110,6 +110,8 @@ class ModelInfo:
         if (height, width) == self.size:
             return self
         size, unit = f"{width}x{height}", self.size_multiple
+        if self.source == "small":
+            raise UsageError(f"{self.id} enlarges a picture: its size follows from that one, and is not to be chosen")
         if not unit:
             raise UsageError(f"{self.id} draws {self.size[1]}x{self.size[0]} pixels only, not {size}")
         if height < 1 or width < 1 or height % unit or width % unit:

@@ -41,9 +41,10 @@ def check_sizes(composition: Composition, info: ModelInfo) -> None:
     height, width = info.sample[1:] if direct else info.size
     for view in composition.views:
         if view.square and height != width:
+            size = f"{info.size[1]}x{info.size[0]}"  # in pixels, as people ask for it, whatever the view acts on
             raise UsageError(
-                f"{info.id} draws {width}x{height}, and view {view.spec} is of squares",
-                "Use flip, rotate_180 or negate, or a model of squares.",
+                f"{info.id} draws {size} here, and view {view.spec} is of squares",
+                "Use flip, rotate_180 or negate, or a square size.",
             )
         if direct and not view.spatial:
             raise UsageError(

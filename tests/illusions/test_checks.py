@@ -142,3 +142,12 @@ def test_the_negative_of_a_range_that_is_not_symmetric_is_refused_by_the_command
         assert "range is not symmetric" in ran.stderr
         assert "flip" in ran.stderr
     assert run_cli(*words, "--view", "flip", "--dry-run").code == 0
+
+
+@pytest.mark.parametrize("family", ["sd", "classes"])
+def test_views_of_squares_name_the_size_in_pixels(folders, family: str) -> None:
+    known = info(open_repo(str(folders[family])))
+    (height, width), (channels, rows, columns) = known.size, known.sample
+    wide = replace(known, size=(height, 2 * width), sample=(channels, rows, 2 * columns))
+    with pytest.raises(UsageError, match=f"draws {2 * width}x{height} here, and view rotate_cw is of squares"):
+        check_fit(anagram("identity", "rotate_cw"), wide)

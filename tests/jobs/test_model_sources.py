@@ -40,3 +40,12 @@ def test_a_model_that_starts_from_something_else_is_refused(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=r"needs a picture to start from|is no upscaler"):
         getattr(diffkit, FUNCTIONS.get(name, name))(model=str(repositories[source]), **NEEDED.get(name, {}))
+
+
+def test_the_size_of_an_enlarged_picture_is_not_to_be_chosen(
+    repositories: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIFFKIT_CACHE", str(tmp_path / "kit"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="enlarges a picture"):
+        diffkit.upscale(model=str(repositories["small"]), prompt="x", resolution=1 << 10)
