@@ -18,7 +18,7 @@ from diffkit.engine.settings import Settings, check_settings, interval, without_
 from diffkit.errors import UsageError, did_you_mean
 from diffkit.jobs.batch import Row
 from diffkit.jobs.choose import default_model
-from diffkit.jobs.fields import Option, explain, opt, size_of
+from diffkit.jobs.fields import ONE_SIDE, Option, explain, opt, size_of
 from diffkit.jobs.fields import arg as arg
 from diffkit.jobs.hooks import Hooks
 from diffkit.models.options import LoadOptions
@@ -165,7 +165,7 @@ class PictureJob(Job, Hooks):
     )
     revision: str | None = Field(None, description="The model's revision on the Hub.")
     variant: str | None = Field(None, description="The model's weight variant, for example fp16.")
-    resolution: Annotated[str | None, opt(metavar="WIDTHxHEIGHT")] = Field(
+    resolution: Annotated[str | None, ONE_SIDE, opt(metavar="WIDTHxHEIGHT")] = Field(
         None, description="Pixels of its pictures, 768x512 or 512, of models that draw other sizes, too."
     )
     negative_prompt: str | None = Field(None, description="What to stay away from, in words.")

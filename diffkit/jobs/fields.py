@@ -139,6 +139,13 @@ def _with_commas(value: Any) -> Any:
 WITH_COMMAS = BeforeValidator(_with_commas)  # a list or tuple becomes the text that the command line takes
 
 
+def _as_size(value: Any) -> Any:
+    return str(value) if type(value) is int else value
+
+
+ONE_SIDE = BeforeValidator(_as_size)  # in Python a square may be given by a number; the rest reads a text
+
+
 def whole_numbers(example: str) -> AfterValidator:
     """Let a text of whole numbers with commas pass, or None; `example` is shown with others."""
 
