@@ -90,8 +90,12 @@ class CleanStep:
             # The line through x that ends in x0 at s = 0. Heun's second call of a step comes with the sample and the
             # timestep of the step's end, and so with the right s.
             share = torch.as_tensor(timestep).to(sample.device).float() / self.config.num_train_timesteps
-            share = share.clamp(min=float(self.config.get("least_sigma") or 0.0))
-            model_output = (sample.float() - model_output.float()) / share
+            least = float(self.config.get("least_sigma") or 0.0)
+            model_output = (sample.float() - model_output.float()) / share.clamp(min=least)
+            # Below the least s that is nearly 0, and Heun's mean with it would take half a step: there it is Euler's.
+            first = getattr(self, "prev_derivative", None)  # of Heun's method, between the calls of a step
+            if first is not None and share < least:
+                model_output = first
         return super().step(  # type: ignore[misc]
             model_output, timestep, sample, generator=generator, return_dict=return_dict
         )
