@@ -87,9 +87,9 @@ class LatentCodec:
     def decode(self, x0: Tensor) -> Tensor:
         """Return the images of latents, not clipped; gradients flow through where they are on."""
         vae = self._awake()
-        latents = x0 / self.scaling
+        latents = x0.to(self.device) / self.scaling  # there first: one number per channel is there, too
         latents = latents + self.shift if self._shifted else latents
-        images = vae.decode(latents.to(self.device, vae.dtype), return_dict=False)[0].float()
+        images = vae.decode(latents.to(vae.dtype), return_dict=False)[0].float()
         if not images.requires_grad:
             self._asleep(vae)
         return images

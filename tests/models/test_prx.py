@@ -21,6 +21,7 @@ from diffkit.engine.samplers import make_sampler
 from diffkit.engine.sampling import denoise, generators, pure_noise, sdedit_start, set_grid
 from diffkit.errors import ModelError, UsageError
 from diffkit.models import info, load, open_repo, prx, text_encoding
+from diffkit.models.latents import LatentCodec
 from diffkit.models.memory import count_parameters
 from diffkit.models.parts import count_parts
 
@@ -322,3 +323,18 @@ def test_an_old_diffusers_is_named(tmp_path, monkeypatch):
     monkeypatch.delattr(diffusers, "PRXPixelPipeline", raising=False)
     with pytest.raises(ModelError, match=r"needs diffusers 0\.39 or later, and 0\.\d+"):
         info(open_repo(tmp_path / "a"))
+
+
+@pytest.mark.parametrize("scaling", [0.5, (0.5, 2.0)])
+def test_latents_may_come_from_another_device(scaling: Any) -> None:
+    """A device without memory stands for an accelerator: arithmetic between it and the CPU is refused likewise."""
+
+    class Mirror:
+        dtype = torch.float16
+
+        def decode(self, latents: Tensor, return_dict: bool) -> tuple[Tensor]:
+            return (latents,)
+
+    device = torch.device("meta")
+    codec = LatentCodec(Mirror, scaling, 1, device, device, scaling)  # type: ignore[arg-type]
+    assert codec.decode(torch.zeros(1, 2, 4, 4)).device == device
