@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
 import warnings
 import zipfile
 from pathlib import Path
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
-_BROKEN = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError)
+_UNREADABLE = re.compile(r"WeightsUnpickler error: (.+?)(?: Check the documentation|$)")
+_BROKEN = (
+    pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, struct.error,
+)  # fmt: skip
 
 
 def unpickle(path: Path, what: str, hint: str, *, mapped: bool = False) -> Any:
@@ -41,11 +45,20 @@ def unpickle(path: Path, what: str, hint: str, *, mapped: bool = False) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True, **({"mmap": True} if on_disk else {}))
     except _BROKEN as error:
-        if found := _GLOBAL.search(str(error)):
-            reason = f"it asks for {found[1]}, which is no part of a tensor and is not run"
-        else:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = _reason(error)
         raise ModelError(f"{what} is refused, it holds more than tensors or is broken: {reason}", hint) from None
+
+
+def _reason(error: Exception) -> str:
+    """Say why a file was refused, without torch's advice to read it by the unpickler that runs what is in it."""
+    text = " ".join(str(error).split())
+    if found := _GLOBAL.search(text):
+        return f"it asks for {found[1]}, which is no part of a tensor and is not run"
+    if found := _UNREADABLE.search(text):
+        return f"the restricted unpickler does not read it ({found[1].rstrip('.')})"
+    if not isinstance(error, RuntimeError) or "weights_only" in text:
+        return "it is no whole file of torch's"
+    return text.partition(". ")[0]
 
 
 def read_pickle(path: Path, what: str, hint: str, *, mapped: bool = False) -> dict[str, Tensor]:

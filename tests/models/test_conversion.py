@@ -507,6 +507,33 @@ def test_folders_without_a_model_are_called_by_name(tmp_path: Path) -> None:
         convert(str(tmp_path / "none"), tmp_path / "out", Options())
 
 
+class _Runs:
+    """Makes a file where a pickle of it is run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("form", [*range(pickle.HIGHEST_PROTOCOL + 1), "empty", "text", "zip", "cut"])
+def test_a_refused_pickle_says_why_and_not_how_to_run_it(
+    tmp_path: Path, form: int | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch's own words advise to turn the restricted unpickler off."""
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    data = {"empty": b"", "text": b"hello world", "zip": b"PK\x03\x04junk", "cut": b"\x80\x02}q\x00(X"}
+    whole = pickle.dumps(_Runs(tmp_path / "ran"), protocol=form) if isinstance(form, int) else data[form]
+    (tmp_path / "model.bin").write_bytes(whole)
+    with pytest.raises(ModelError, match=r"is refused.*: [a-zA-Z]") as caught:
+        convert(str(tmp_path / "model.bin"), tmp_path / "out", PICKLES)
+    assert "weights_only" not in f"{caught.value.message} {caught.value.hint}".replace("-", "_")
+    assert "arbitrary" not in caught.value.message
+    assert len(caught.value.message) < 300 + len(str(tmp_path))
+    assert nothing_left(tmp_path, "model.bin")
+
+
 # --- the target
 
 
