@@ -205,6 +205,31 @@ def test_a_configuration_of_another_model_is_refused(one_file: Path, wrong: str)
     assert not [p for p in one_file.iterdir() if p.name.startswith((".", "out"))]
 
 
+@pytest.mark.parametrize(
+    "name", ["model.diffusion_model.middle_block.0.scale_weight", "first_stage_model.encoder.more"]
+)
+def test_a_file_with_numbers_that_would_be_dropped_is_refused(one_file: Path, name: str) -> None:
+    left = {"first_stage_model.loss.logvar": torch.ones(1)}  # of the training of a VAE: is not looked at
+    state = load_file(one_file / "plain.safetensors") | left
+    save_file(state, one_file / "more.safetensors")
+    convert(str(one_file / "more.safetensors"), one_file / "left", Options(config=str(one_file / "sd")))
+    save_file(state | {name: torch.ones(3)}, one_file / "more.safetensors")
+    with pytest.raises(ModelError, match=r"has [\d,]+ numbers, and one as configured in .*sd has"):
+        convert(str(one_file / "more.safetensors"), one_file / "out", Options(config=str(one_file / "sd")))
+    assert not [p for p in one_file.iterdir() if p.name.startswith((".", "out"))]
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float8_e4m3fn])
+def test_a_number_type_that_no_model_runs_in_asks_for_another(one_file: Path, kind: torch.dtype) -> None:
+    state = {name: value.to(kind) for name, value in load_file(one_file / "plain.safetensors").items()}
+    save_file(state, one_file / "odd.safetensors")
+    with pytest.raises(UsageError, match=str(kind).removeprefix("torch.")) as caught:
+        convert(str(one_file / "odd.safetensors"), one_file / "out", Options(config=str(one_file / "sd")))
+    assert "`dtype`" in caught.value.hint
+    facts = convert(str(one_file / "odd.safetensors"), one_file / "out", Options(str(one_file / "sd"), dtype="bf16"))
+    assert facts["dtype"] == "bf16"
+
+
 def test_a_file_that_lacks_a_tensor_makes_nothing(one_file: Path) -> None:
     state = load_file(one_file / "plain.safetensors")
     del state["model.diffusion_model.out.2.weight"]

@@ -148,7 +148,8 @@ def _check(source: str, folder: Path) -> ModelInfo:
     try:
         repo = open_repo(folder)
         known = models.info(repo)
-        kind = pick_dtype(weights_type(folder / known.network.folder) or "fp32")
+        stored = weights_type(folder / known.network.folder)
+        kind = pick_dtype(stored if stored in ("fp16", "bf16") else "fp32")
         load_component(repo, network_class(known.network.kind), known.network.folder, dtype=kind)
     except ModelError as error:
         message = error.message.replace(str(folder), "the result")

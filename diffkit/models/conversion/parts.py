@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffkit.errors import ModelError
+from diffkit.errors import ModelError, UsageError
 from diffkit.models.conversion.files import STEMS, has_pickles_only, stem_of
 from diffkit.models.conversion.source import SUFFIXES, Options, open_file
 from diffkit.models.repo import Repo
@@ -78,14 +78,22 @@ def number_type(options: Options) -> torch.dtype | None:
 
 
 def stored_type(tensors: Iterable[Tensor]) -> torch.dtype:
-    """Return the number type that most of the weights have."""
+    """Return the number type that most of the weights have.
+
+    Raises:
+        UsageError: It is none that models are run in.
+    """
     import torch
 
     found: dict[torch.dtype, int] = {}
     for value in tensors:
         if value.is_floating_point():
             found[value.dtype] = found.get(value.dtype, 0) + value.numel()
-    return max(found, key=lambda kind: found[kind], default=torch.float32)
+    most = max(found, key=lambda kind: found[kind], default=torch.float32)
+    if most not in (torch.float32, torch.float16, torch.bfloat16):
+        name = str(most).removeprefix("torch.")
+        raise UsageError(f"`source` has weights of type {name}, in which no model runs", "Say which `dtype` to write.")
+    return most
 
 
 def size_of(tensors: Iterable[Tensor], dtype: torch.dtype | None) -> int:

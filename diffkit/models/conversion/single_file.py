@@ -7,7 +7,7 @@ a folder, or the Hub. A model's original YAML is not taken: for the text encoder
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +32,7 @@ from diffkit.models.weights import quiet_libraries
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
 LOG = logging.getLogger("diffkit.models")
 
@@ -47,6 +47,10 @@ _PREFIXES = {
     "text_encoder_2": ("conditioner.embedders.1.", "text_encoders.clip_g."),
     "text_encoder_3": ("text_encoders.t5xxl.",),
 }
+# What the training of a VAE left in a file.
+_TRAINING = ("first_stage_model.loss.", "first_stage_model.model_ema.")
+# Of these nothing is left out on purpose, as the last layer of a text encoder is.
+_COUNTED = ("unet", "vae")
 # What tells the kinds apart, and a pipeline on the Hub that has the configuration of each.
 _SUGGESTED = (
     (f"{_UNET}joint_blocks.", "stabilityai/stable-diffusion-3-medium-diffusers"),
@@ -127,7 +131,8 @@ def _part(name: str, file: Path, state: Mapping[str, Tensor], base: Repo, asked:
 
     Each keeps its own number type: beside a network in half precision, a VAE is often stored in single.
     """
-    tensors = [value for key, value in state.items() if key.startswith(_PREFIXES[name])]
+    own = {key: value for key, value in state.items() if key.startswith(_PREFIXES[name])}
+    tensors = [value for key, value in own.items() if not key.startswith(_TRAINING)]
     dtype = asked or stored_type(tensors)
 
     def write(target: Path) -> None:
@@ -151,6 +156,21 @@ def _part(name: str, file: Path, state: Mapping[str, Tensor], base: Repo, asked:
                     f"{file}: its {name} does not fit the configuration in {base.id}: {reason}",
                     "Give the `config` of a pipeline of its kind.",
                 ) from None
+        _check_taken(f"{file}: its {name}", base, tensors if name in _COUNTED else [], module)
         save_module(target / name, module)
 
     return Part(name, str(file), size_of(tensors, dtype), write)
+
+
+def _check_taken(what: str, base: Repo, tensors: Iterable[Tensor], module: nn.Module) -> None:
+    """Refuse a file that holds more than was taken: diffusers drops what a configuration does not know, and is silent.
+
+    Names and shapes change on the way, the count of numbers does not.
+    """
+    held = sum(value.numel() for value in tensors if value.is_floating_point())
+    taken = sum(value.numel() for value in module.state_dict().values() if value.is_floating_point())
+    if held and held != taken:
+        raise ModelError(
+            f"{what} has {held:,} numbers, and one as configured in {base.id} has {taken:,}",
+            "Give the `config` of a pipeline of its kind; weights that are stored with scales (fp8) are not converted.",
+        )
