@@ -595,15 +595,55 @@ def test_what_is_no_model_is_never_replaced(source: Path, tmp_path: Path, overwr
     assert (tmp_path / "thesis" / "chapter.tex").read_text() == "x"
 
 
-@pytest.mark.parametrize("mine", ["notes.txt", "checkpoints/step-9/manifest.json", "samples/4.png"])
-def test_a_model_with_other_things_beside_it_is_not_replaced(source: Path, tmp_path: Path, mine: str) -> None:
+@pytest.mark.parametrize(
+    ("mine", "named"),
+    [
+        ("notes.txt", "notes.txt"),
+        ("checkpoints/step-9/manifest.json", "checkpoints"),
+        ("samples/4.png", "samples"),
+        (".git/HEAD", ".git"),
+        ("models/another/unet.safetensors", "models"),
+        ("model_notes.json", "model_notes.json"),
+        ("model.safetensors", "model.safetensors"),
+        ("unet/checkpoint-100/optimizer.bin", "unet/checkpoint-100"),
+    ],
+)
+def test_a_model_with_other_things_beside_it_is_not_replaced(
+    source: Path, tmp_path: Path, mine: str, named: str
+) -> None:
     convert(str(source), tmp_path / "out", HALF)
     (tmp_path / "out" / mine).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / "out" / mine).write_text("x")
-    with pytest.raises(UsageError, match=rf"something else than a model \({mine.partition('/')[0]}\)"):
+    with pytest.raises(UsageError, match=rf"something else than a model \({named}\)"):
         convert(str(source), tmp_path / "out", Options(dtype="bf16"), overwrite=True)
     assert (tmp_path / "out" / mine).read_text() == "x"
-    assert types(tmp_path / "out") == {"F16"}
+    assert types(tmp_path / "out" / "unet") == {"F16"}
+
+
+def test_a_project_with_some_configuration_is_no_model(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "project" / "models").mkdir(parents=True)
+    (tmp_path / "project" / "config.json").write_text("{}")
+    (tmp_path / "project" / "README.md").write_text("x")
+    with pytest.raises(UsageError, match=r"something else than a model \(README.md, config.json, models\)"):
+        convert(str(source), tmp_path / "project", HALF, overwrite=True)
+    assert nothing_left(tmp_path, "m", "project")
+
+
+def test_a_part_of_a_model_is_not_replaced(source: Path, tmp_path: Path) -> None:
+    convert(str(source), tmp_path / "other", HALF)
+    for target, why in (("m/unet", "lies in the source"), ("other/unet", "is a part of the model in .*other")):
+        with pytest.raises(UsageError, match=rf"`target` .* {why}"):
+            convert(str(source), tmp_path / target, HALF, overwrite=True)
+        assert (tmp_path / target / "config.json").is_file()
+
+
+def test_the_network_of_a_checkpoint_is_not_replaced(tmp_path: Path) -> None:
+    make_pipeline(tmp_path / "run")
+    (tmp_path / "checkpoint-9").mkdir()
+    (tmp_path / "run" / "unet").rename(tmp_path / "checkpoint-9" / "unet")
+    with pytest.raises(UsageError, match="lies in the source"):
+        convert(str(tmp_path / "checkpoint-9"), tmp_path / "checkpoint-9" / "unet", HALF, overwrite=True)
+    assert (tmp_path / "checkpoint-9" / "unet" / "config.json").is_file()
 
 
 def test_the_pipeline_that_lends_the_rest_is_not_replaced(one_file: Path) -> None:

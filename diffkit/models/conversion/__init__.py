@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from diffkit import models
 from diffkit.errors import ModelError, ResourceError, UsageError
 from diffkit.models.conversion import checkpoint, pipeline, pixnerd, single_file
-from diffkit.models.conversion.parts import Plan, strange_files, weights_type
+from diffkit.models.conversion.parts import Plan, weights_type
 from diffkit.models.conversion.source import SUFFIXES, File, Options, open_file, unknown
+from diffkit.models.conversion.target import check_target
 from diffkit.models.hub import open_repo
 from diffkit.models.weights import load_component
 
@@ -119,7 +120,7 @@ def convert(
         ModelError: See `plan_of`; or what was written is no whole model, and is gone.
         ResourceError: The disk has no room for it.
     """
-    _check_target(target, {"source": source, "config": options.config}, overwrite)
+    check_target(target, {"source": source, "config": options.config}, overwrite)
     plan = plan_of(source, options)
     parts = [{"name": p.name or ".", "from": p.origin, "bytes": p.bytes} for p in plan.parts]
     sizes = [p.bytes for p in plan.parts]
@@ -157,38 +158,6 @@ def _check(source: str, folder: Path) -> ModelInfo:
             f"{source} makes no whole model: {message}", "Nothing was written. Check the source."
         ) from None
     return known
-
-
-def _check_target(target: Path, read: Mapping[str, str], overwrite: bool) -> None:
-    """Refuse a target that would take something away that is no converted model.
-
-    Args:
-        target: The folder to write.
-        read: What is read, by the argument that names it.
-        overwrite: Replace a model that is there.
-    """
-    there = target.resolve()
-    for argument, text in read.items():
-        ours = Path(text).expanduser().resolve()
-        if text and ours.exists() and (there == ours or there in ours.parents):
-            what = "the source" if argument == "source" else f"the `{argument}`"
-            raise UsageError(f"`target` {target} holds {what}", "Give another folder.")
-    if there in (here := Path.cwd().resolve(), *here.parents):
-        raise UsageError(f"`target` {target} is the folder that you are in", "Give a folder in it.")
-    place = next(folder for folder in (there, *there.parents) if folder.exists())
-    if not place.is_dir() and place != there:
-        raise UsageError(f"`target` {target}: {place.name} is a file", "Choose another folder.")
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return
-    if target.is_file():
-        raise UsageError(f"`target` {target} is a file", "Give a folder.")
-    if not overwrite:
-        raise UsageError(f"`target` {target} is there already", "Give another folder, or pass `overwrite`.")
-    if strange := strange_files(target):
-        some = ", ".join(strange[:3]) + (f" and {len(strange) - 3} more" if len(strange) > 3 else "")
-        raise UsageError(
-            f"`target` {target} holds something else than a model ({some}): it is not replaced", "Give another folder."
-        )
 
 
 def _check_room(target: Path, size: int) -> None:

@@ -27,10 +27,10 @@ LOG = logging.getLogger("diffkit.models")
 
 SHARD = 5_000_000_000  # bytes
 
-_INDEX = "model_index.json"
-_ROOT = (_INDEX, "config.json", "scheduler_config.json", "diffkit.json")
-_TABLE = "class_embedding.safetensors"  # the classes that a network of `diffkit train` lays over its images
-_LEGAL = ("LICENSE", "LICENCE", "NOTICE", "README.md")
+INDEX = "model_index.json"
+ROOT = (INDEX, "config.json", "scheduler_config.json", "diffkit.json")
+TABLE = "class_embedding.safetensors"  # the classes that a network of `diffkit train` lays over its images
+LEGAL = ("LICENSE", "LICENCE", "NOTICE", "README.md")
 # Weights, in whatever form, and code are no small files.
 _NOT_COPIED = (
     *SUFFIXES, ".msgpack", ".onnx", ".onnx_data", ".pb", ".h5", ".gguf", ".xml", ".pkl", ".npz", ".py",
@@ -167,9 +167,9 @@ def small_files(repo: Repo, parts: Iterable[str], index: Mapping[str, Any] | Non
     wanted, names = set(parts), []
     for name in repo.files():
         folder, _, file = name.rpartition("/")
-        ours = folder in wanted if folder else file in _ROOT or file.startswith(_LEGAL)
+        ours = folder in wanted if folder else file in ROOT or file.startswith(LEGAL)
         weights = file.endswith(_NOT_COPIED) or any(file.startswith(stem) and ".index." in file for stem in STEMS)
-        if ours and (file == _TABLE or not weights) and not file.startswith("."):
+        if ours and (file == TABLE or not weights) and not file.startswith("."):
             names.append(name)
 
     def write(target: Path) -> None:
@@ -188,7 +188,7 @@ def small_files(repo: Repo, parts: Iterable[str], index: Mapping[str, Any] | Non
 
 def write_index(target: Path, index: Mapping[str, Any]) -> None:
     """Write the model_index.json of a pipeline."""
-    (target / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    (target / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def weights_of(repo: Repo, folder: str, options: Options) -> Part | None:
@@ -219,17 +219,8 @@ def weights_of(repo: Repo, folder: str, options: Options) -> Part | None:
 
 def components(repo: Repo) -> dict[str, tuple[str | None, str | None]]:
     """Return library and class of every component that model_index.json names; ("", ...) is none."""
-    index = repo.json(_INDEX) or {}
+    index = repo.json(INDEX) or {}
     return {name: (e[0], e[1]) for name, e in index.items() if isinstance(e, list) and len(e) == 2}
-
-
-def strange_files(folder: Path) -> list[str]:
-    """Return what lies in a folder and is no part of a model; all of it where there is none."""
-    found = sorted(path.name for path in folder.iterdir())
-    if not {_INDEX, "config.json"} & set(found):
-        return found
-    ours = {*components(Repo(str(folder), None, folder)), *_ROOT, _TABLE}
-    return [name for name in found if name not in ours and not name.startswith((*_LEGAL, *STEMS, ".git"))]
 
 
 def weights_type(folder: Path) -> str:
