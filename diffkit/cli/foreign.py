@@ -28,7 +28,8 @@ _NO_MEMORY = re.compile(
     r"out of memory|can't allocate memory|bad_alloc|CUBLAS_STATUS_ALLOC_FAILED|not enough memory", re.I
 )
 _NO_SPACE = re.compile(r"No space left on device|os error 28\b|Disk quota exceeded|os error 122\b", re.I)
-_BAD_PATH = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+_BAD_PATH = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
+_BAD_LINK = re.compile(r"Symlink loop from|Could not determine home directory")  # as pathlib says it
 
 
 def translate(error: BaseException) -> DiffkitError:
@@ -54,6 +55,8 @@ def translate(error: BaseException) -> DiffkitError:
         return ModelError(text, _HUB["ConnectionError"])
     if isinstance(error, OSError) and error.errno in _BAD_PATH and error.filename is not None:
         return UsageError(f"cannot use {str(error.filename)!r}: {error.strerror}", "Give another path.")
+    if isinstance(error, RuntimeError) and _BAD_LINK.match(str(error)):
+        return UsageError(f"a path cannot be used: {text}", "Check where its links lead, and the user after a ~.")
     return DiffkitError(f"{kind}: {text}", "This is a bug in diffkit; run again with --debug and report it.")
 
 

@@ -195,7 +195,7 @@ def find_weights(
         raise repo.missing(f"weights {prefix}{stem}.safetensors")
     if not allow_pickle:
         raise ModelError(
-            f"{repo.id}: {prefix or 'the root '}has only pickled weights ({_first(bins)}), which are refused",
+            f"{repo.id}: {prefix or 'the root'} has only pickled weights ({_first(bins)}), which are refused",
             "Pass `allow_pickle`: torch's restricted unpickler then reads them; `diffkit convert` converts them.",
         )
     chosen = "" if "" in bins else min(bins)

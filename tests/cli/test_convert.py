@@ -75,9 +75,13 @@ def test_errors_name_the_options(run_cli: Run, here: Path) -> None:
     pickled(here / "m")
     (here / "there").mkdir()
     (here / "there" / "x").write_text("x")
+    (here / "loop").symlink_to("loop")
     rows: list[tuple[tuple[str, ...], int, str]] = [
         (("one.safetensors", "out"), 2, "--config"),
         (("m", "out"), 4, "--allow-pickle"),
+        (("m", "out"), 4, "m: unet/ has only pickled weights"),
+        (("sd", "loop", "--dtype", "fp16"), 2, "loop"),
+        (("~nobody-of-this-name/m", "out"), 2, "a path cannot be used"),
         (("sd", "out"), 2, "--dtype"),
         (("sd", "there", "--dtype", "fp16"), 2, "--overwrite"),
         (("sd", "there", "--dtype", "fp16", "--overwrite"), 2, "OUT there holds something else"),
